@@ -1,0 +1,55 @@
+# `make repro` and `make test` are all that a user needs; the rest is for those who change medloop.
+PROFILE ?=
+SET ?=
+SHELL := /bin/bash
+BIN := .venv/bin
+LOCK ?= $(or $(patsubst .venv/installed-%,%,$(firstword $(wildcard .venv/installed-*))),default)
+READY := .venv/installed-$(LOCK)
+PYTHONS := python3.13 python3.12 python3.11 python3
+UV_COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade -q
+
+.PHONY: repro experiment test lint bench lock clean
+.DEFAULT_GOAL := repro
+
+repro: $(READY)  ## run the loop: make repro [PROFILE=breastmnist] [SET="train.epochs=3 base.seed=1"]
+	@$(BIN)/medloop repro $(if $(PROFILE),--profile $(PROFILE)) $(foreach setting,$(SET),--set $(setting))
+
+experiment: $(READY)  ## a DVC experiment: make experiment SET="train.epochs=3"; without a git identity, under a stand-in
+	@export PATH="$(CURDIR)/$(BIN):$$PATH"; \
+	if ! git config user.email >/dev/null; then export GIT_AUTHOR_NAME=medloop GIT_AUTHOR_EMAIL=medloop@localhost \
+	GIT_COMMITTER_NAME=medloop GIT_COMMITTER_EMAIL=medloop@localhost; fi; \
+	dvc exp run $(foreach setting,$(SET),-S $(setting))
+
+test: $(READY) lint  ## lint, types, tests
+	@$(BIN)/pytest -n 2 --dist loadfile
+
+lint: $(READY)
+	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/mypy
+
+bench: $(READY)  ## speed and memory as ratios against named rivals, each measured in one run
+	@for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
+
+lock: $(READY)  ## resolve every version again
+	$(UV_COMPILE) --extra train --extra cpu --extra pipelines --extra report --group dev -o requirements/default.lock
+	$(UV_COMPILE) --extra train --extra gpu --extra pipelines --extra report --group dev -o requirements/gpu.lock
+	$(UV_COMPILE) --extra step -o requirements/light.lock
+	$(UV_COMPILE:pyproject.toml=) --group serve -o requirements/serve.lock
+	$(UV_COMPILE:pyproject.toml=) --group bootstrap -o requirements/bootstrap.lock
+
+clean:  ## remove outputs and caches; the environment, the registry and the keys stay
+	rm -rf artifacts .dvc/cache .dvc/tmp dvc.lock .pytest_cache .mypy_cache .ruff_cache
+
+# The lock is installed by uv, which pip installs from a lock of its own: LOCK=gpu for a machine with a GPU.
+$(READY): requirements/$(LOCK).lock requirements/bootstrap.lock pyproject.toml
+	@python=$$(for name in $(PYTHONS); do command -v $$name >/dev/null && $$name -c \
+	'import sys, platform, venv, ensurepip; sys.exit(not ((3, 11) <= sys.version_info < (3, 14) and platform.system() == "Linux" and platform.machine() == "x86_64"))' \
+	2>/dev/null && echo $$name && break; done); \
+	if [ -z "$$python" ]; then \
+	  echo "medloop needs Python 3.11, 3.12 or 3.13 with the venv module on x86-64 Linux; found $$(python3 --version 2>/dev/null || echo no python3) on $$(uname -sm)." >&2; exit 2; fi; \
+	echo "setting up .venv from requirements/$(LOCK).lock with $$python"; \
+	rm -rf .venv && $$python -m venv .venv && \
+	$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements/bootstrap.lock && \
+	export UV_INDEX_URL="$${UV_INDEX_URL:-$$PIP_INDEX_URL}" && { [ -n "$$UV_INDEX_URL" ] || unset UV_INDEX_URL; } && \
+	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements/$(LOCK).lock && \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation --editable . && \
+	touch $@
