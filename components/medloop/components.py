@@ -1,0 +1,161 @@
+"""The stages as Kubeflow components: each hands paths to a stage and shows what came out.
+
+KFP ships the body of each function alone, so that imports stand inside. Images are set where the pipeline is put
+together. A step takes models from several tasks, and KFP has no list for that outside of its own loops: hence the
+numbered inputs, of which the pipeline uses as many as there are architectures.
+"""
+
+import functools
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, ClassificationMetrics, Dataset, Input, Markdown, Metrics, Model, Output
+
+MAX_MODELS = 8
+
+component = functools.partial(dsl.component, base_image="medloop", install_kfp_package=False)
+
+
+@component
+def ingest(params: str, samples: Output[Dataset]) -> None:
+    """Decode the source into packed samples with pseudonyms and splits."""
+    from pathlib import Path
+
+    from medloop import kubeflow
+    from medloop.params import Ingest, parse
+    from medloop.stages.ingest import ingest
+
+    with kubeflow.step():
+        ingest(*parse(params, Ingest), samples=Path(samples.path))
+    kubeflow.describe(samples)
+
+
+@component
+def validate(params: str, samples: Input[Dataset], validation: Output[Artifact], checks: Output[Markdown]) -> None:
+    """Check the samples; a critical failure stops the pipeline."""
+    from pathlib import Path
+
+    from medloop import kubeflow
+    from medloop.params import Validate, parse
+    from medloop.stages.validate import validate
+
+    with kubeflow.step():
+        validate(*parse(params, Validate), samples=Path(samples.path), validation=Path(validation.path))
+    kubeflow.describe(validation)
+    Path(checks.path).write_text(kubeflow.table_of_checks(Path(validation.path)))
+
+
+@component
+def preprocess(
+    params: str,
+    samples: Input[Dataset],
+    validation: Input[Artifact],
+    arrays: Output[Dataset],
+    holdout: Output[Dataset],
+) -> None:
+    """Make fixed-shape arrays, the test set apart from the rest."""
+    from pathlib import Path
+
+    from medloop import kubeflow
+    from medloop.params import Preprocess, parse
+    from medloop.stages.preprocess import preprocess
+
+    with kubeflow.step():
+        preprocess(
+            *parse(params, Preprocess),
+            samples=Path(samples.path),
+            validation=Path(validation.path),
+            arrays=Path(arrays.path),
+            holdout=Path(holdout.path),
+        )
+    kubeflow.describe(arrays)
+    kubeflow.describe(holdout)
+
+
+@component
+def train(params: str, arrays: Input[Dataset], model: Output[Model], metrics: Output[Metrics]) -> None:
+    """Train the one architecture that `params` names."""
+    from pathlib import Path
+
+    from medloop import kubeflow
+    from medloop.params import Train, parse
+    from medloop.stages.train import train
+
+    base, section = parse(params, Train)
+    with kubeflow.step():
+        result = train(base, section, arrays=Path(arrays.path), model=Path(model.path))
+    kubeflow.describe(model, architecture=section.architectures[0], framework="keras")
+    for name, value in result.items():
+        metrics.log_metric(name, value)
+
+
+@component
+def evaluate(
+    params: str,
+    holdout: Input[Dataset],
+    validation: Input[Artifact],
+    evaluation: Output[Artifact],
+    metrics: Output[Metrics],
+    curves: Output[ClassificationMetrics],
+    report: Output[HTML],
+    model_1: Input[Model],
+    model_2: Input[Model] | None = None,
+    model_3: Input[Model] | None = None,
+    model_4: Input[Model] | None = None,
+    model_5: Input[Model] | None = None,
+    model_6: Input[Model] | None = None,
+    model_7: Input[Model] | None = None,
+    model_8: Input[Model] | None = None,
+) -> None:
+    """Choose on validation data, open the test set once, write the report."""
+    from pathlib import Path
+    from shutil import copyfile
+
+    from medloop import kubeflow
+    from medloop.params import Evaluate, parse
+    from medloop.stages.evaluate import evaluate
+
+    with kubeflow.step():
+        evaluate(
+            *parse(params, Evaluate),
+            models=kubeflow.by_architecture(model_1, model_2, model_3, model_4, model_5, model_6, model_7, model_8),
+            holdout=Path(holdout.path),
+            validation=Path(validation.path),
+            evaluation=Path(evaluation.path),
+        )
+    kubeflow.describe(evaluation)
+    for name, value in kubeflow.test_metrics(Path(evaluation.path)).items():
+        metrics.log_metric(name, value)
+    curves.log_roc_curve(*kubeflow.roc_curve(Path(evaluation.path)))
+    curves.log_confusion_matrix(*kubeflow.confusion_matrix(Path(evaluation.path)))
+    copyfile(Path(evaluation.path) / "report.html", report.path)
+
+
+@component
+def register(
+    params: str,
+    validation: Input[Artifact],
+    evaluation: Input[Artifact],
+    model_1: Input[Model],
+    model_2: Input[Model] | None = None,
+    model_3: Input[Model] | None = None,
+    model_4: Input[Model] | None = None,
+    model_5: Input[Model] | None = None,
+    model_6: Input[Model] | None = None,
+    model_7: Input[Model] | None = None,
+    model_8: Input[Model] | None = None,
+) -> str:
+    """Find or create the model's version in the MLflow registry, and return it as `name/version`."""
+    from pathlib import Path
+
+    from medloop import kubeflow
+    from medloop.params import Register, parse
+    from medloop.stages.register import register
+
+    with kubeflow.step():
+        result = register(
+            *parse(params, Register),
+            models=kubeflow.by_architecture(model_1, model_2, model_3, model_4, model_5, model_6, model_7, model_8),
+            validation=Path(validation.path),
+            evaluation=Path(evaluation.path),
+        )
+    return f"{result['model']}/{result['version']}"

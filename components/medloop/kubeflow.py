@@ -1,0 +1,94 @@
+"""What a Kubeflow step adds to a stage: a readable failure, and what the KFP UI shows of the outputs."""
+
+import json
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from medloop import provenance
+from medloop.errors import Refused
+
+ROC_POINTS = 200  # the UI draws each of them, and KFP keeps them as metadata
+
+
+@contextmanager
+def step() -> Iterator[None]:
+    """End the process with one message where a stage fails, and without a traceback, as the command line does."""
+    try:
+        yield
+    except Refused as error:
+        print(f"medloop: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(error.exit_code)
+    except Exception as error:  # its text may hold a patient's name, and a step's log is open to the whole team
+        where = " > ".join(f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[1:])
+        print(f"medloop: unexpected {type(error).__name__} in {where}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
+
+
+def describe(artifact: Any, **facts: str) -> None:
+    """Give a KFP artifact the digest of its folder, and `facts`, as metadata."""
+    artifact.metadata |= {"digest": provenance.digest(Path(artifact.path)), **facts}
+
+
+def by_architecture(*models: Any) -> dict[str, Path]:
+    """Return the folders of the KFP models that are there."""
+    return {model.metadata["architecture"]: Path(model.path) for model in models if model is not None}
+
+
+def table_of_checks(validation: Path) -> str:
+    """Return the result of `validate` as a Markdown table."""
+    result = json.loads((validation / "result.json").read_text())
+    rows = [
+        f"| {check['name']} | {check['level']} | {'passed' if check['success'] else 'FAILED'} "
+        f"| {_cell(check['observed'])} | {_cell(check['wanted'])} |"
+        for check in result["checks"]
+    ]
+    return "\n".join(["| check | level | result | observed | wanted |", "|---|---|---|---|---|", *rows, ""])
+
+
+def test_metrics(evaluation: Path) -> dict[str, float]:
+    """Return the metrics on the test set, each with the ends of its interval; undefined ones are left out."""
+    metrics = json.loads((evaluation / "metrics.json").read_text())["test"]
+    named = {
+        name if end == "value" else f"{name}_{end}": value[end]
+        for name, value in metrics.items()
+        for end in ("value", "low", "high")
+    }
+    return {name: value for name, value in named.items() if value is not None}
+
+
+def roc_curve(evaluation: Path) -> tuple[list[float], list[float], list[float]]:
+    """Return false positive rates, true positive rates and thresholds of the positive class on the test set."""
+    import numpy as np
+
+    predictions, card = _predictions(evaluation)
+    positive = card["classes"].index(card["positive_class"])
+    score = predictions[f"p_{positive}"].to_numpy()
+    truth = predictions["label"].to_numpy() == positive
+    thresholds = np.quantile(score, np.linspace(1, 0, ROC_POINTS), method="nearest")
+    thresholds = np.concatenate([[1.0 + 1e-9], np.unique(thresholds)[::-1]])  # from no alarm at all to alarms alone
+    alarm = score >= thresholds[:, None]  # (T, N)
+    return alarm[:, ~truth].mean(axis=1).tolist(), alarm[:, truth].mean(axis=1).tolist(), thresholds.tolist()
+
+
+def confusion_matrix(evaluation: Path) -> tuple[list[str], list[list[int]]]:
+    """Return the classes, and how many test samples of each (rows) were decided as each (columns)."""
+    import numpy as np
+
+    predictions, card = _predictions(evaluation)
+    matrix = np.zeros((len(card["classes"]),) * 2, int)
+    np.add.at(matrix, (predictions["label"].to_numpy(), predictions["decision"].to_numpy()), 1)
+    return card["classes"], matrix.tolist()
+
+
+def _predictions(evaluation: Path) -> tuple[Any, dict[str, Any]]:
+    import pandas as pd
+
+    return pd.read_parquet(evaluation / "predictions.parquet"), json.loads((evaluation / "card.json").read_text())
+
+
+def _cell(value: Any) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,153 @@
+"""The sample table and the packed pixels beside it.
+
+A samples folder holds `manifest.parquet`, one row a sample, and `shards/NNNNN.bin`: raw pixels one after the other, so
+that a reader maps a shard into memory and takes what a row points to.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medloop.errors import Refused
+
+SCHEMA_VERSION = 1
+SPLITS = ("train", "val", "test")
+SHARD_BYTES = 256 * 2**20
+
+SCHEMA = pa.schema(
+    [
+        pa.field("sample_id", pa.string(), nullable=False),  # pseudonym
+        pa.field("patient_id", pa.string()),  # pseudonym; null: the source has no patients
+        pa.field("study_id", pa.string()),  # pseudonym
+        pa.field("source", pa.string(), nullable=False),
+        pa.field("site", pa.string()),
+        pa.field("sex", pa.string()),  # F, M, O
+        pa.field("age_years", pa.float64()),  # over 89 stands as 90
+        pa.field("modality", pa.string()),
+        pa.field("label", pa.string(), nullable=False),
+        pa.field("split", pa.string(), nullable=False),  # train, val, test
+        pa.field("content_sha256", pa.string(), nullable=False),  # of shape, type and pixels
+        pa.field("perceptual_hash", pa.uint64(), nullable=False),
+        pa.field("height_px", pa.int32(), nullable=False),
+        pa.field("width_px", pa.int32(), nullable=False),
+        pa.field("channels", pa.int8(), nullable=False),
+        pa.field("bit_depth", pa.int8(), nullable=False),  # bits in use
+        pa.field("row_spacing_mm", pa.float64()),
+        pa.field("column_spacing_mm", pa.float64()),
+        pa.field("shard", pa.string(), nullable=False),  # file below the samples folder
+        pa.field("offset", pa.int64(), nullable=False),  # bytes
+        pa.field("mask_offset", pa.int64()),  # bytes; (H, W) uint8 in the same shard
+        pa.field("boxes", pa.list_(pa.list_(pa.int32(), 4))),  # x0, y0, x1, y1 in pixels, ends exclusive
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What holds for the whole table."""
+
+    classes: tuple[str, ...]  # in label order
+    source: str
+    simulated: bool = False
+    multi_label: bool = False
+    official_split: bool = False
+    has_patients: bool = True
+    leaks: str = "refuse"  # the regime that the samples were made under
+    leak_pairs: int = 0  # test samples with a copy in train or validation that were left in ("report")
+    key_fingerprint: str | None = None
+
+
+def write(rows: Sequence[dict[str, Any]] | pd.DataFrame, facts: Facts, folder: Path) -> None:
+    """Write `rows` as `folder/manifest.parquet`."""
+    if isinstance(rows, pd.DataFrame):
+        table = pa.Table.from_pandas(rows, schema=SCHEMA, preserve_index=False)
+    else:
+        table = pa.Table.from_pylist(list(rows), schema=SCHEMA)
+    about = {"schema_version": str(SCHEMA_VERSION), "facts": json.dumps(facts.__dict__)}
+    pq.write_table(table.replace_schema_metadata(about), folder / "manifest.parquet")
+
+
+def read(folder: Path) -> tuple[pd.DataFrame, Facts]:
+    """Return the table and the facts in `folder`.
+
+    Raises:
+        Refused: there is no manifest, or it has another schema version.
+    """
+    path = folder / "manifest.parquet"
+    if not path.exists():
+        raise Refused(f"no manifest in {folder}: run `medloop ingest` first")
+    table = pq.read_table(path)
+    about = {key.decode(): value.decode() for key, value in (table.schema.metadata or {}).items()}
+    if about.get("schema_version") != str(SCHEMA_VERSION):
+        raise Refused(
+            f"{path} has schema version {about.get('schema_version')}, this medloop reads {SCHEMA_VERSION}: "
+            "run `medloop ingest` again"
+        )
+    facts = json.loads(about["facts"])
+    return table.to_pandas(), Facts(**{**facts, "classes": tuple(facts["classes"])})
+
+
+class ShardWriter:
+    """Appends arrays to `folder/shards`, and begins a new file when one is full."""
+
+    def __init__(self, folder: Path, limit: int = SHARD_BYTES) -> None:
+        self._folder, self._limit = folder, limit
+        self._file: Any = None
+        self._count = 0
+        (folder / "shards").mkdir(parents=True, exist_ok=True)
+
+    def add(self, pixels: np.ndarray, mask: np.ndarray | None = None) -> dict[str, Any]:
+        """Append one sample, and return the columns that say where it is."""
+        if self._file is None or self._file.tell() >= self._limit:
+            self.close()
+            self._file = (self._folder / "shards" / f"{self._count:05}.bin").open("wb")
+            self._count += 1
+        place = {"shard": f"shards/{self._count - 1:05}.bin", "offset": self._file.tell(), "mask_offset": None}
+        self._file.write(np.ascontiguousarray(pixels).data)
+        if mask is not None:
+            place["mask_offset"] = self._file.tell()
+            self._file.write(np.ascontiguousarray(mask, np.uint8).data)
+        return place
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class Pixels:
+    """Reads packed samples: `Pixels(folder)[row]` for a row of the manifest."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._shards: dict[str, np.memmap] = {}
+
+    def __getitem__(self, row: Any) -> np.ndarray:
+        """Return (H, W) or (H, W, 3), uint8 for up to 8 bits and else uint16; a read-only view of the file."""
+        dtype = np.dtype(np.uint8 if row.bit_depth <= 8 else np.uint16)
+        shape = (row.height_px, row.width_px) if row.channels == 1 else (row.height_px, row.width_px, row.channels)
+        return self._view(row.shard, row.offset, dtype, shape)
+
+    def mask(self, row: Any) -> np.ndarray | None:
+        """Return (H, W) uint8, or None for a sample without a mask."""
+        if pd.isna(row.mask_offset):
+            return None
+        return self._view(row.shard, int(row.mask_offset), np.dtype(np.uint8), (row.height_px, row.width_px))
+
+    def each(self, table: pd.DataFrame) -> Iterator[np.ndarray]:
+        """Yield the pixels of each row of `table`, in order."""
+        return (self[row] for row in table.itertuples())
+
+    def _view(self, shard: str, offset: int, dtype: np.dtype, shape: Iterable[int]) -> np.ndarray:
+        if shard not in self._shards:
+            self._shards[shard] = np.memmap(self._folder / shard, np.uint8, "r")
+        shape = tuple(int(side) for side in shape)
+        size = int(np.prod(shape)) * dtype.itemsize
+        return self._shards[shard][offset : offset + size].view(dtype).reshape(shape)

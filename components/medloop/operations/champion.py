@@ -1,0 +1,109 @@
+"""The alias `champion` of a registered model: who should have it, and how it moves."""
+
+import json
+from pathlib import Path
+
+from medloop import params, plugins, tasks, turn
+from medloop.errors import Conflict, Refused
+from medloop.operations import scoring
+from medloop.operations.verdict import Scores, Standing, Verdict, unfit, verdict
+from medloop.tracking import registry
+from medloop.tracking.connection import server
+
+CHAMPION = "champion"
+PREVIOUS = "previous"
+CHALLENGER = "challenger"
+
+
+def decide(base: params.Base, rule: params.Promote, reference: str, samples: Path) -> Verdict:
+    """Return whether the version that `reference` (a number or an alias) stands for may become champion."""
+    with server() as client:
+        candidate = registry.get(client, base.model_name, reference)
+        champion = registry.alias(client, base.model_name, CHAMPION)
+        if champion and champion.number == candidate.number:
+            reason = f"version {candidate.number} is the champion already"
+            return Verdict(True, reason, candidate.number, champion.number)
+        ours, theirs = standing(candidate), standing(champion) if champion else None
+        objection = unfit(ours, theirs)
+        if objection:
+            reason = f"version {candidate.number} was not promoted: {objection}"
+            return Verdict(False, reason, candidate.number, champion.number if champion else None)
+        scores = _scores(candidate, champion, samples)
+    return verdict(ours, theirs, scores, rule, plugins.load(tasks, base.task), base.seed)
+
+
+def move(name: str, number: str, *, held_by: str | None, before: dict[str, str]) -> None:
+    """Make version `number` champion in place of `held_by`, which becomes `previous`.
+
+    Raises:
+        Conflict: another version holds the place, or the champion has moved since `before` was seen.
+    """
+    with server() as client, turn.taken(name):
+        turn.check(name, before, f"the promotion of version {number}")
+        now = registry.alias(client, name, CHAMPION)
+        came = now.number if now else None
+        if came != held_by:
+            raise Conflict(
+                f"version {number} was compared with {_named(held_by)}, but the champion of {name} is now "
+                f"{_named(came)}; nothing was changed: run `medloop promote` again"
+            )
+        registry.set_aliases(client, name, {PREVIOUS: came, CHAMPION: number})
+        turn.moved(name, number)
+
+
+def swap(name: str) -> tuple[str, str]:
+    """Give the place of champion back to `previous`, and return the numbers of both: champion, previous.
+
+    Raises:
+        Refused: there is no champion, or none before it, or its files are not those that were registered.
+    """
+    with server() as client, turn.taken(name):
+        now, before = (registry.alias(client, name, which) for which in (CHAMPION, PREVIOUS))
+        if now is None:
+            raise Refused(f"{name} has no champion to roll back from: promote a version first (`medloop promote`)")
+        if before is None or before.number == now.number:
+            raise Refused(f"{name} has no champion before version {now.number}: there is nothing to roll back to")
+        registry.load(f"models:/{name}/{before.number}")
+        registry.set_aliases(client, name, {PREVIOUS: now.number, CHAMPION: before.number})
+        turn.moved(name, before.number)
+    return before.number, now.number
+
+
+def standing(version: registry.Version) -> Standing:
+    """Return what the version's tags say of it; raise Refused for a version that medloop did not register."""
+    missing = [tag for tag in ("task", "classes", "validation", "leaks") if f"medloop.{tag}" not in version.tags]
+    if missing:
+        raise Refused(
+            f"{version} of {version.name} lacks the tag medloop.{missing[0]}: only versions that `medloop register` "
+            "made can be compared"
+        )
+    return Standing(
+        version.number,
+        version.tags["medloop.task"],
+        tuple(json.loads(version.tags["medloop.classes"])),
+        version.tags["medloop.validation"] == "passed",
+        version.tags["medloop.leaks"],
+    )
+
+
+def _scores(candidate: registry.Version, champion: registry.Version | None, samples: Path) -> Scores:
+    """Return what both say of today's test set; without a champion, what the candidate said of its own."""
+    if champion is None:
+        table = registry.predictions(candidate)
+        columns = [f"p_{index}" for index in range(len(json.loads(candidate.tags["medloop.classes"])))]
+        return Scores(table["label"].to_numpy(), table["patient_id"], table[columns].to_numpy(), None)
+    test = scoring.today(samples, candidate.tags["medloop.dataset"])
+    classes = tuple(json.loads(candidate.tags["medloop.classes"]))
+    if test.classes != classes:
+        raise Refused(
+            f"today's samples in {samples} have the classes {', '.join(test.classes)}, {candidate} has "
+            f"{', '.join(classes)}: ingest the data that it is meant for"
+        )
+    ours = scoring.logged(candidate, test)
+    if ours is None:  # it was evaluated on another test set
+        ours = scoring.score(candidate, test)
+    return Scores(test.labels, test.table["patient_id"], ours, scoring.score(champion, test))
+
+
+def _named(number: str | None) -> str:
+    return f"version {number}" if number else "no champion"

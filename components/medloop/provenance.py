@@ -1,0 +1,212 @@
+"""Outputs that appear whole or not at all, each with the lineage that chains it to its inputs."""
+
+import errno
+import hashlib
+import json
+import os
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from medloop import params
+from medloop.errors import Refused
+
+SCHEMA_VERSION = 1
+LINEAGE = "lineage.json"
+FRONTS = {"medloop.cli", "medloop.components", "medloop.kubeflow", "medloop.workspace"}  # they carry no logic
+PACKAGES = {  # importable name: distribution
+    "cv2": "opencv-python-headless",
+    "great_expectations": "great-expectations",
+    "jax": "jax",
+    "keras": "keras",
+    "numpy": "numpy",
+    "onnxruntime": "onnxruntime",
+    "pandas": "pandas",
+    "pydicom": "pydicom",
+    "scipy": "scipy",
+    "sklearn": "scikit-learn",
+    "tensorflow": "tensorflow-cpu",
+    "torch": "torch",
+}
+
+
+def sha256(path: Path) -> str:
+    """Return the hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_digest(content: Any) -> str:
+    """Return the hex digest of `content` written as JSON with sorted keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def model_digest(card: dict[str, Any]) -> str:
+    """Return the digest that names a model: of its final card, which holds `weights_sha256`."""
+    return json_digest({"weights_sha256": card["weights_sha256"], "card": card})
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Write `content` with sorted keys, the same bytes for the same content."""
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
+
+
+def read_lineage(folder: Path) -> dict[str, Any]:
+    """Return the lineage in `folder`; raise Refused where there is none or of another schema version."""
+    path = folder / LINEAGE
+    if not path.exists():
+        raise Refused(f"no {LINEAGE} in {folder}: run the stage that makes it first (`dvc repro`)")
+    lineage = json.loads(path.read_text())
+    if lineage.get("schema_version") != SCHEMA_VERSION:
+        raise Refused(
+            f"{path} has schema version {lineage.get('schema_version')}, this medloop reads {SCHEMA_VERSION}: "
+            "run `dvc repro` again"
+        )
+    return lineage
+
+
+def digest(folder: Path) -> str:
+    """Return the digest of everything that a stage wrote to `folder`, as its lineage says."""
+    return json_digest(read_lineage(folder)["outputs"])
+
+
+def verify(folder: Path) -> dict[str, Any]:
+    """Return the lineage in `folder` after comparing each file with its digest.
+
+    Raises:
+        Refused: a file is missing or has changed since the stage wrote it.
+    """
+    lineage = read_lineage(folder)
+    for name, wanted in lineage["outputs"].items():
+        path = folder / name
+        came = sha256(path) if path.exists() else "no such file"
+        if came != wanted:
+            raise Refused(
+                f"{path} does not match its digest: wanted {wanted[:12]}, got {came[:12]}; run `dvc repro --force`"
+            )
+    return lineage
+
+
+@contextmanager
+def writing(
+    stage: str,
+    base: params.Base,
+    section: params.Section,
+    *outputs: Path,
+    inputs: Mapping[str, Path] | None = None,
+    **facts: Any,
+) -> Iterator[list[Path]]:
+    """Yield a temporary folder for each of `outputs`; at the end seal them with their lineage and move them in.
+
+    Whatever goes wrong inside, the last good outputs stay as they are. `facts` are added to the lineage; nothing in it
+    may change from run to run.
+
+    Raises:
+        Refused: the disk is full.
+    """
+    partial = [path.parent / f".{path.name}.partial" for path in outputs]
+    read = {name: read_lineage(path) for name, path in (inputs or {}).items()}
+    lineage = {
+        "schema_version": SCHEMA_VERSION,
+        "stage": stage,
+        "parameters": json.loads(params.dump(base, section)),
+        "inputs": {name: json_digest(upstream["outputs"]) for name, upstream in read.items()},
+        "upstream": _chain(read.values()),
+        "image_digest": os.environ.get("MEDLOOP_IMAGE_DIGEST"),
+        **facts,
+    }
+    try:
+        for folder, path in zip(partial, outputs, strict=True):
+            if _old(path).exists() and not path.exists():  # killed between the two renames
+                _old(path).rename(path)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(parents=True)
+        yield partial
+        lineage |= {"code": _code(), "packages": _packages()}
+        for folder in partial:
+            files = sorted(path for path in folder.rglob("*") if path.is_file())
+            made = {str(path.relative_to(folder)): sha256(path) for path in files}
+            write_json(folder / LINEAGE, lineage | {"outputs": made})
+        for folder, path in zip(partial, outputs, strict=True):
+            _replace(folder, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
+            raise Refused(
+                f"no room on disk for the output of {stage}: {error.strerror}; free some space and run again"
+            ) from None
+        raise
+    finally:
+        for folder in partial:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def recorded(folder: Path) -> Iterator[dict[str, Any]]:
+    """Write `folder/run.json` at the end: seconds, peak memory, and what the caller adds (ids of runs).
+
+    It stands outside every output, since all of it changes from run to run.
+    """
+    record: dict[str, Any] = {}
+    start = time.perf_counter()
+    yield record
+    record["seconds"] = round(time.perf_counter() - start, 3)
+    record["since_process_start_seconds"] = round(time.clock_gettime(time.CLOCK_BOOTTIME) - _started(), 3)
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    record["peak_memory_mib"] = round(peak / 1024, 1)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "run.json", record)
+
+
+def _started() -> float:
+    """Return when this process began, in seconds since boot."""
+    fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
+    return int(fields[19]) / os.sysconf("SC_CLK_TCK")
+
+
+def _chain(read: Iterable[dict[str, Any]]) -> dict[str, Any]:
+    """Return by digest the lineages in `read` and all that stand above them: the way back to the samples."""
+    chain: dict[str, Any] = {}
+    for lineage in read:
+        own = {key: value for key, value in lineage.items() if key != "upstream"}
+        chain |= lineage["upstream"] | {json_digest(lineage["outputs"]): own}
+    return chain
+
+
+def _old(path: Path) -> Path:
+    return path.parent / f".{path.name}.old"
+
+
+def _replace(new: Path, path: Path) -> None:
+    old = _old(path)
+    shutil.rmtree(old, ignore_errors=True)
+    if path.exists():
+        path.rename(old)
+    new.rename(path)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _code() -> dict[str, str]:
+    """Return the digest of each medloop module that this process has imported, fronts left out."""
+    loaded = {
+        name: Path(str(module.__file__))
+        for name, module in list(sys.modules.items())
+        if name.partition(".")[0] == "medloop" and name not in FRONTS and getattr(module, "__file__", None)
+    }
+    return {name: sha256(path) for name, path in sorted(loaded.items())}
+
+
+def _packages() -> dict[str, str]:
+    found = {"python": ".".join(map(str, sys.version_info[:3]))}
+    for module, distribution in PACKAGES.items():
+        if module in sys.modules:
+            try:
+                found[distribution] = metadata.version(distribution)
+            except metadata.PackageNotFoundError:  # e.g. tensorflow in place of tensorflow-cpu
+                found[module] = metadata.version(module)
+    return found

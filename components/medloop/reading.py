@@ -1,0 +1,114 @@
+"""Reads a source's items on all cores, in order, with few of them in memory at a time."""
+
+import ctypes
+import hashlib
+import logging
+import multiprocessing
+import os
+import signal
+import warnings
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import pydicom
+
+from medloop import imaging, manifest
+from medloop.errors import Refused
+from medloop.sources import Item, Sample
+
+IN_FLIGHT = 4  # items for each worker: enough to keep it busy, few enough to stay small
+PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
+
+
+@dataclass(frozen=True)
+class Digested:
+    """A sample with what is computed from its pixels."""
+
+    sample: Sample
+    content_sha256: str  # of shape, type and pixels
+    perceptual_hash: int
+
+
+@dataclass(frozen=True)
+class Read:
+    """What came of an item: samples, or the reason why there are none."""
+
+    key: str
+    samples: tuple[Digested, ...] = ()
+    reason: str | None = None  # from our own sentences and the names of exceptions, never a text that a file chose
+
+
+def read(items: Iterable[Item], workers: int = 0) -> Generator[Read, None, None]:
+    """Yield what each item holds, in the order of `items`.
+
+    Args:
+        items: as a source lists them.
+        workers: processes; 0 stands for one per core.
+
+    Raises:
+        Refused: a process was killed.
+    """
+    workers = workers or len(os.sched_getaffinity(0))
+    context = multiprocessing.get_context("fork")  # no second import of anything
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin)
+    waiting: deque[Future[Read]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(_read, item))
+            if len(waiting) >= IN_FLIGHT * workers:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    except BrokenProcessPool:
+        raise Refused(
+            "a decoding process died: killed for want of memory, by hand, or by a file that crashes its decoder; "
+            "try fewer ingest.workers, and ingest.workers: 1 with halves of the data to find such a file"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _begin() -> None:
+    """Make a worker quiet, single-threaded, and mortal: it ends with its parent, and leaves Ctrl-C to it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(libc := ctypes.CDLL(None), "prctl"):
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    cv2.setNumThreads(1)
+    warnings.simplefilter("ignore")  # pydicom's warnings hold what headers say, and decoders write to stderr
+    logging.disable(logging.CRITICAL)
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
+
+
+def _read(item: Item) -> Read:
+    try:
+        samples = tuple(_digested(sample) for sample in item.read())
+    except (imaging.Unreadable, Refused) as error:
+        return Read(item.key, reason=str(error))
+    except Exception as error:  # whatever a damaged file does to a decoder: rejected, and the run goes on
+        return Read(item.key, reason=f"could not be decoded ({type(error).__name__})")
+    return Read(item.key, samples) if samples else Read(item.key, reason="holds no image")
+
+
+def _digested(sample: Sample) -> Digested:
+    pixels = sample.pixels
+    wanted = np.uint8 if sample.bit_depth <= 8 else np.uint16
+    if pixels.dtype != wanted or pixels.shape[2:] not in ((), (3,)) or pixels.ndim < 2 or not pixels.size:
+        raise imaging.Unreadable(
+            f"pixels must be (H, W) or (H, W, 3) {wanted.__name__} for {sample.bit_depth} bits, "
+            f"got {pixels.shape} {pixels.dtype}"
+        )
+    if sample.mask is not None and sample.mask.shape != pixels.shape[:2]:
+        raise imaging.Unreadable(f"mask must be {pixels.shape[:2]} like its image, got {sample.mask.shape}")
+    if sample.split not in (None, *manifest.SPLITS):
+        raise imaging.Unreadable(f"split must be one of {', '.join(manifest.SPLITS)}")
+    digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype.str}".encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return Digested(sample, digest.hexdigest(), imaging.perceptual_hash(pixels))

@@ -1,0 +1,50 @@
+"""Where samples come from: one file per source.
+
+A source is a module with
+
+- `Options`, a `medloop.params.Section`: what params.yaml may say under `ingest.options.<source>`;
+- `items(root, options, *, seed)`, a generator of `Item`: cheap to list, read later, in another process.
+and optionally
+
+- `classes(options)`: the class names in label order (else: the labels that were found, sorted);
+- `multi_label(options)`: whether an image may have several labels (else: no);
+- `total(root, options)`: how many items there are, for the progress bar;
+- `notes(options)`: sentences for the report, e.g. the data's licence;
+- `SIMULATED = True`: no sample comes from a patient.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One decoded image with what its source knows of it; None stands for what it does not know.
+
+    Identifiers are the source's own: `ingest` alone sees them, and replaces them by pseudonyms.
+    """
+
+    key: str  # unique within the source
+    pixels: np.ndarray  # (H, W) or (H, W, 3), uint8 or uint16, bright is dense
+    bit_depth: int  # bits in use: 8 says 0..255, 12 says 0..4095
+    label: str  # several labels of one image are joined by "|"
+    patient_id: str | None = None
+    study_id: str | None = None
+    site: str | None = None
+    sex: str | None = None  # F, M or O
+    age_years: float | None = None
+    modality: str | None = None
+    pixel_spacing_mm: tuple[float, float] | None = None  # between rows, between columns
+    split: str | None = None  # train, val or test, where the source has an official split
+    mask: np.ndarray | None = None  # (H, W) uint8, 1 where the finding is
+    boxes: tuple[tuple[int, int, int, int], ...] | None = None  # x0, y0, x1, y1 in pixels, ends exclusive
+
+
+@dataclass(frozen=True)
+class Item:
+    """A sample, or a few that are stored together, not yet read. Travels to a worker process."""
+
+    key: str  # names the item in the private list of rejects, e.g. its path: never shown elsewhere
+    read: Callable[[], Iterable[Sample]]

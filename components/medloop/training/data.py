@@ -1,0 +1,136 @@
+"""The arrays that `preprocess` wrote, mapped into memory, and the order in which training sees them."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from medloop import params
+from medloop.errors import Refused
+from medloop.training.augment import augment
+
+SCHEMA_VERSION = 1
+SEGMENT_BYTES = 32 * 2**20  # of images in memory at a time; two segments are alive at once
+COUNTED_PIXELS = 2**22  # at a time, 8 bytes each while they are counted
+Segment = tuple[np.ndarray, np.ndarray, np.ndarray]  # images (S, B, H, W, C), labels (S, B), weights (S, B)
+
+
+@dataclass(frozen=True)
+class Split:
+    """One side of the development data."""
+
+    images: np.ndarray  # (N, H, W, C) uint8, mapped into memory
+    labels: np.ndarray  # (N,) int32
+    index: pa.Table  # sample_id, patient_id, ... a row per image
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """Development data, and what holds for all of it."""
+
+    about: dict[str, Any]
+    train: Split
+    val: Split
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return tuple(self.about["input_shape"])
+
+    @property
+    def classes(self) -> list[str]:
+        return list(self.about["classes"])
+
+
+def read(folder: Path) -> Arrays:
+    """Return the arrays in `folder`.
+
+    Raises:
+        Refused: there are none, they have another schema version, or a side is empty or lacks a class.
+    """
+    path = folder / "about.json"
+    if not path.exists():
+        raise Refused(f"no arrays in {folder}: run `medloop preprocess` first")
+    about = json.loads(path.read_text())
+    if about.get("schema_version") != SCHEMA_VERSION:
+        raise Refused(
+            f"{path} has schema version {about.get('schema_version')}, this medloop reads {SCHEMA_VERSION}: "
+            "run `medloop preprocess` again"
+        )
+    arrays = Arrays(about, _split(folder / "train"), _split(folder / "val"))
+    for name, split in (("train", arrays.train), ("val", arrays.val)):
+        absent = set(range(len(arrays.classes))) - set(np.unique(split.labels).tolist())
+        if absent:
+            missing = ", ".join(arrays.classes[i] for i in sorted(absent))
+            raise Refused(f"split {name} needs samples of every class, it has none of: {missing}")
+    return arrays
+
+
+def _split(folder: Path) -> Split:
+    images = np.load(folder / "images.npy", mmap_mode="r")
+    return Split(images, np.load(folder / "labels.npy"), pq.read_table(folder / "index.parquet"))
+
+
+def sample_weights(labels: np.ndarray, classes: int, mode: str) -> np.ndarray:
+    """Return (N,) float32: ones, or with "balanced" weights under which every class counts the same, mean one."""
+    if mode == "none":
+        return np.ones(len(labels), np.float32)
+    counts = np.bincount(labels, minlength=classes)
+    return (len(labels) / (classes * counts[labels])).astype(np.float32)
+
+
+def normalisation(kind: str, split: Split) -> dict[str, Any]:
+    """Return what the network's first layer does, its constants fitted on `split`."""
+    if kind != "train":
+        return {"kind": kind}
+    mean, std = mean_and_std(split.images)
+    return {"kind": kind, "mean": mean, "std": std}
+
+
+def mean_and_std(images: np.ndarray) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation per channel over (N, H, W, C) uint8, a few images in memory at a time."""
+    rows = max(1, COUNTED_PIXELS // int(np.prod(images.shape[1:])))
+    histogram = np.zeros((images.shape[-1], 256), np.int64)
+    for first in range(0, len(images), rows):
+        for channel in range(images.shape[-1]):
+            histogram[channel] += np.bincount(images[first : first + rows, ..., channel].ravel(), minlength=256)
+    levels, total = np.arange(256), histogram.sum(axis=1)
+    mean = histogram @ levels / total
+    variance = histogram @ levels**2 / total - mean**2
+    return mean.tolist(), np.sqrt(np.maximum(variance, 1e-12)).tolist()
+
+
+def epoch_segments(
+    split: Split, weights: np.ndarray, section: params.Train, *, seed: int, epoch: int
+) -> Iterator[Segment]:
+    """Yield one epoch in an order and with an augmentation that `seed` and `epoch` alone decide.
+
+    The last batch is filled up with samples of weight zero, so that every batch has one shape. The next segment is
+    made while the caller trains on this one.
+    """
+    batch = min(section.batch_size, len(split.labels))
+    order = np.random.default_rng([seed, epoch]).permutation(len(split.labels))
+    filling = -len(order) % batch
+    chosen = np.resize(order, len(order) + filling).reshape(-1, batch)
+    counted = np.arange(chosen.size).reshape(chosen.shape) < len(order)
+    scale = weights[chosen] * counted.astype(np.float32)
+    steps = max(1, SEGMENT_BYTES // (batch * int(np.prod(split.images.shape[1:]))))
+
+    def make(first: int) -> Segment:
+        rows = chosen[first : first + steps]
+        images = split.images[rows.ravel()].reshape(*rows.shape, *split.images.shape[1:])
+        for i, plain in enumerate(images):
+            images[i] = augment(plain, section.augment, np.random.default_rng([seed, epoch, first + i]))
+        return images, split.labels[rows], scale[first : first + steps]
+
+    with ThreadPoolExecutor(1) as worker:
+        ahead = worker.submit(make, 0)
+        for first in range(steps, len(chosen), steps):
+            ready, ahead = ahead.result(), worker.submit(make, first)
+            yield ready
+        yield ahead.result()

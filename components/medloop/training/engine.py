@@ -1,0 +1,165 @@
+"""Runs many training steps per call, compiled by the backend that keras runs on.
+
+`Model.fit` returns to Python after every batch, which costs a small network more than the batch itself. Here a whole
+segment of an epoch is one call.
+"""
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+
+from medloop.training.data import Segment
+
+PREDICT_BATCH = 256
+Advance = Callable[[Segment], np.ndarray]
+Predict = Callable[[np.ndarray], np.ndarray]
+
+
+def trainer(network: keras.Model, optimizer: keras.Optimizer, loss: Any, *, loop: bool) -> Advance:
+    """Return a function that takes one optimiser step per batch of a segment, and returns the losses (S,).
+
+    Args:
+        network: from images (B, H, W, C) uint8 to logits (B, outputs).
+        optimizer: of the network's weights.
+        loss: of labels (B,), logits (B, outputs) and sample weights (B,), a mean over the batch.
+        loop: on JAX, compile the loop over batches too: right for recurrent networks; on a CPU convolutions inside a
+            compiled loop run ten times slower.
+    """
+    optimizer.build(network.trainable_variables)
+    name = keras.backend.backend()
+    if name == "tensorflow":
+        return _tensorflow_trainer(network, optimizer, loss)
+    return _jax_trainer(network, optimizer, loss, loop) if name == "jax" else _torch_trainer(network, optimizer, loss)
+
+
+def predictor(network: keras.Model) -> Predict:
+    """Return a function from images (N, H, W, C) uint8 to logits (N, outputs) float32, with today's weights."""
+    name = keras.backend.backend()
+    make = {"tensorflow": _tensorflow_predictor, "jax": _jax_predictor, "torch": _torch_predictor}[name]
+    predict = make(network)
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        size = min(PREDICT_BATCH, len(images))
+        parts = []
+        for first in range(0, len(images), size):
+            batch = np.asarray(images[first : first + size])
+            missing = size - len(batch)  # another size would be compiled anew
+            padded = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
+            parts.append(predict(padded)[: len(batch)])
+        return np.concatenate(parts)
+
+    return logits
+
+
+def _tensorflow_trainer(network: keras.Model, optimizer: keras.Optimizer, loss: Any) -> Advance:
+    tf = importlib.import_module("tensorflow")
+    signature = [
+        tf.TensorSpec((None, None, *network.input_shape[1:]), tf.uint8),
+        tf.TensorSpec((None, None), tf.int32),
+        tf.TensorSpec((None, None), tf.float32),
+    ]
+
+    @tf.function(input_signature=signature)
+    def advance(images: Any, labels: Any, weights: Any) -> Any:
+        steps = tf.shape(images)[0]
+        values = tf.TensorArray(tf.float32, steps)
+        for i in tf.range(steps):
+            with tf.GradientTape() as tape:
+                value = loss(labels[i], network(images[i], training=True), weights[i]) + sum(network.losses)
+            gradients = tape.gradient(value, network.trainable_weights)
+            optimizer.apply(gradients, network.trainable_weights)
+            values = values.write(i, value)
+        return values.stack()
+
+    return lambda segment: advance(*segment).numpy()
+
+
+def _tensorflow_predictor(network: keras.Model) -> Predict:
+    tf = importlib.import_module("tensorflow")
+
+    @tf.function(input_signature=[tf.TensorSpec((None, *network.input_shape[1:]), tf.uint8)])
+    def predict(images: Any) -> Any:
+        return network(images, training=False)
+
+    return lambda images: predict(images).numpy()
+
+
+def _jax_trainer(network: keras.Model, optimizer: keras.Optimizer, loss: Any, loop: bool) -> Advance:
+    jax = importlib.import_module("jax")
+
+    def loss_of(trained: Any, rest: Any, batch: Any) -> Any:
+        images, labels, weights = batch
+        logits, rest, penalties = network.stateless_call(trained, rest, images, training=True, return_losses=True)
+        return loss(labels, logits, weights) + sum(penalties), rest
+
+    def step(state: Any, batch: Any) -> Any:
+        trained, rest, moments = state
+        (value, rest), gradients = jax.value_and_grad(loss_of, has_aux=True)(trained, rest, batch)
+        trained, moments = optimizer.stateless_apply(moments, gradients, trained)
+        return (trained, rest, moments), value
+
+    one = jax.jit(step, donate_argnums=0)
+    many = jax.jit(lambda state, batches: jax.lax.scan(step, state, batches), donate_argnums=0)
+    groups = (network.trainable_variables, network.non_trainable_variables, optimizer.variables)
+
+    def advance(segment: Segment) -> np.ndarray:
+        state: Any = tuple([variable.value for variable in group] for group in groups)
+        if loop:
+            state, values = many(state, segment)
+        else:
+            values = []
+            for batch in zip(*segment, strict=True):
+                state, value = one(state, batch)
+                values.append(value)
+        for group, arrays in zip(groups, state, strict=True):
+            for variable, array in zip(group, arrays, strict=True):
+                variable.assign(array)
+        return np.asarray(values, np.float32)
+
+    return advance
+
+
+def _jax_predictor(network: keras.Model) -> Predict:
+    jax = importlib.import_module("jax")
+
+    @jax.jit
+    def predict(trained: Any, rest: Any, images: Any) -> Any:
+        return network.stateless_call(trained, rest, images, training=False)[0]
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        trained = [variable.value for variable in network.trainable_variables]
+        rest = [variable.value for variable in network.non_trainable_variables]
+        return np.asarray(predict(trained, rest, images))
+
+    return logits
+
+
+def _torch_trainer(network: keras.Model, optimizer: keras.Optimizer, loss: Any) -> Advance:
+    torch = importlib.import_module("torch")
+    weights_of = network.trainable_weights
+
+    def advance(segment: Segment) -> np.ndarray:
+        values = []
+        for images, labels, weights in zip(*segment, strict=True):
+            network.zero_grad()
+            value = loss(labels, network(images, training=True), weights) + sum(network.losses)
+            value.backward()
+            with torch.no_grad():
+                optimizer.apply([weight.value.grad for weight in weights_of], weights_of)
+            values.append(float(value.detach()))
+        return np.asarray(values, np.float32)
+
+    return advance
+
+
+def _torch_predictor(network: keras.Model) -> Predict:
+    torch = importlib.import_module("torch")
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        with torch.no_grad():
+            return network(images, training=False).cpu().numpy()
+
+    return logits

@@ -1,0 +1,77 @@
+"""Saves a trained network as .keras and as ONNX, and holds the two together."""
+
+import hashlib
+import importlib
+import json
+import re
+import warnings
+import zipfile
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from medloop.errors import Refused
+from medloop.inference import Network
+from medloop.training import canonical, engine
+
+TOLERANCE = 1e-4  # between the logits of the two files; relative to the largest one where that is above one
+EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
+
+
+def save_keras(network: keras.Model, path: Path) -> None:
+    """Write a .keras file whose bytes depend on the network alone: without dates and memory addresses."""
+    network.save(path)
+    with zipfile.ZipFile(path) as archive:
+        content = {name: archive.read(name) for name in archive.namelist()}
+    metadata = json.loads(content["metadata.json"])
+    metadata.pop("date_saved", None)
+    content["metadata.json"] = json.dumps(metadata, sort_keys=True).encode()
+    content["config.json"] = _numbered(content["config.json"].decode()).encode()
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
+        for name in sorted(content):
+            archive.writestr(zipfile.ZipInfo(name, EPOCH), content[name])
+
+
+def _numbered(config: str) -> str:
+    """Return a network's configuration with its objects numbered in order, not by their address in memory."""
+    numbers: dict[str, int] = {}
+    pattern = r'("shared_object_id": )(\d+)'
+    return re.sub(pattern, lambda found: f"{found[1]}{numbers.setdefault(found[2], len(numbers))}", config)
+
+
+def save_onnx(source: Path, target: Path) -> None:
+    """Write a .keras file as ONNX, batch size left open; keras must run on TensorFlow."""
+    importlib.import_module("tf2onnx")  # before its sets are ordered; it brings TensorFlow
+    network = keras.models.load_model(source)
+    network(np.zeros((1, *network.input_shape[1:]), np.uint8))  # keras exports what has been called
+    with warnings.catch_warnings(), canonical.ordered_sets("tf2onnx"):
+        warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)  # keras's patch of tf2onnx
+        network.export(target, format="onnx", verbose=False)
+    canonical.rewrite(target, "logits")
+
+
+def checked_logits(folder: Path, images: np.ndarray) -> np.ndarray:
+    """Return the logits (N, outputs) of `folder/model.onnx`, after comparing them with those of `folder/model.keras`.
+
+    Raises:
+        Refused: they differ by more than TOLERANCE.
+    """
+    wanted = engine.predictor(keras.models.load_model(folder / "model.keras"))(images)
+    exported = Network(folder / "model.onnx").logits(images)
+    difference = float(np.abs(exported - wanted).max() / max(1.0, np.abs(wanted).max()))
+    if not difference <= TOLERANCE:
+        raise Refused(
+            f"model.keras and model.onnx must agree to {TOLERANCE:g} on the validation images, they differ by "
+            f"{difference:.2g}: the architecture uses an operation that is exported wrongly; replace it by another"
+        )
+    return exported
+
+
+def weights_sha256(network: keras.Model) -> str:
+    """Return the digest of the weights, their shapes and their order."""
+    digest = hashlib.sha256()
+    for weight in network.get_weights():
+        digest.update(f"{weight.dtype}{weight.shape}".encode())
+        digest.update(np.ascontiguousarray(weight).tobytes())
+    return digest.hexdigest()

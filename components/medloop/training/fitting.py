@@ -1,0 +1,142 @@
+"""The epochs: train, score on validation data, keep the best, stop early, survive a kill."""
+
+import math
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any, Protocol
+
+import keras
+import numpy as np
+from tqdm import tqdm
+
+from medloop import inference, params
+from medloop.errors import Refused
+from medloop.training import backend, data, engine, network
+from medloop.training.checkpoint import Checkpoint, State
+
+BAR = "{desc}: {n:.1f}/{total} epochs [{bar:20}] {elapsed}<{remaining}, {rate_inv_fmt}{postfix}"
+
+
+class Log(Protocol):
+    """Takes the metrics of an epoch while training goes on."""
+
+    def log(self, metrics: dict[str, float], step: int) -> None: ...
+
+
+def fit(
+    spec: network.Spec,
+    arrays: data.Arrays,
+    task: ModuleType,
+    section: params.Train,
+    *,
+    seed: int,
+    checkpoint: Checkpoint,
+    log: Log,
+) -> tuple[keras.Model, State]:
+    """Return a trained network with the weights of its best epoch on validation data, and how it got there.
+
+    Raises:
+        Refused: the network cannot be built, or a loss is no number.
+    """
+    net = network.build(spec)
+    optimizer = keras.optimizers.AdamW(section.learning_rate, weight_decay=section.weight_decay)
+    loop = backend.kind(spec.architecture) == "recurrent"
+    advance, predict = engine.trainer(net, optimizer, task.loss(), loop=loop), engine.predictor(net)
+    weights = data.sample_weights(arrays.train.labels, len(arrays.classes), section.class_weights)
+    variables = [*net.variables, *optimizer.variables]
+    state, best = checkpoint.restore(variables)
+    for entry in state.history:
+        log.log(entry, step=int(entry["epoch"]))
+    with _bar(spec.architecture, section.epochs, state.epoch) as bar:
+        while not finished(state, section):
+            epoch = state.epoch + 1
+            optimizer.learning_rate = rate(section, epoch)
+            segments = data.epoch_segments(arrays.train, weights, section, seed=seed, epoch=epoch)
+            loss = _train(advance, segments, len(weights), bar)
+            entry = {"loss": loss, **_validate(predict, arrays.val, task), "learning_rate": rate(section, epoch)}
+            _refuse_nan(spec.architecture, epoch, entry)
+            state = advanced(state, entry, task.GATE)
+            if state.best_epoch == epoch:
+                best = [keras.ops.convert_to_numpy(variable) for variable in net.variables]
+            checkpoint.save(state, variables, best)
+            log.log(state.history[-1], step=epoch)
+            bar.set_postfix_str(_postfix(state, entry, task.GATE))
+    for variable, value in zip(net.variables, best, strict=True):
+        variable.assign(value)
+    return _in_float32(spec, net) if section.mixed_precision else net, state
+
+
+def rate(section: params.Train, epoch: int) -> float:
+    """Return the learning rate of an epoch, counted from one."""
+    if section.schedule == "constant":
+        return section.learning_rate
+    return section.learning_rate * (1 + math.cos(math.pi * (epoch - 1) / section.epochs)) / 2
+
+
+def advanced(state: State, entry: dict[str, float], gate: str) -> State:
+    """Return the state after one more epoch; of equally good epochs the first is the best."""
+    epoch, score = state.epoch + 1, entry[f"val_{gate}"]
+    better = score > state.best_score
+    return State(
+        epoch=epoch,
+        best_epoch=epoch if better else state.best_epoch,
+        best_score=score if better else state.best_score,
+        history=[*state.history, {"epoch": epoch, **entry}],
+    )
+
+
+def finished(state: State, section: params.Train) -> bool:
+    """Return whether all epochs are done, or `patience` of them brought no better score."""
+    return state.epoch >= section.epochs or state.epoch - state.best_epoch >= section.patience
+
+
+def _train(advance: engine.Advance, segments: Iterator[data.Segment], count: int, bar: Any) -> float:
+    """Return the mean loss over the `count` samples of one epoch; ends it early when the loss is no number."""
+    losses: list[float] = []  # of each batch
+    done, before = 0, bar.n
+    for segment in segments:
+        losses += advance(segment).tolist()
+        if not math.isfinite(losses[-1]):
+            return math.nan
+        done += segment[1].size
+        bar.update(min(1.0, done / count) - (bar.n - before))
+    bar.n = round(before) + 1
+    return math.fsum(losses) * segment[1].shape[1] / count
+
+
+def _validate(predict: engine.Predict, split: data.Split, task: ModuleType) -> dict[str, float]:
+    logits = predict(split.images)
+    if not np.isfinite(logits).all():
+        return {"val_loss": math.nan, f"val_{task.GATE}": math.nan}
+    loss = task.loss()(split.labels, logits)
+    return {
+        "val_loss": float(loss),
+        f"val_{task.GATE}": task.score(split.labels, inference.probabilities(logits)),
+    }
+
+
+def _refuse_nan(architecture: str, epoch: int, entry: dict[str, float]) -> None:
+    bad = [name for name, value in entry.items() if not math.isfinite(value)]
+    if bad:
+        raise Refused(
+            f"training {architecture} broke down: {bad[0]} is not a number in epoch {epoch} at learning rate "
+            f"{entry['learning_rate']:g}; lower train.learning_rate (a tenth is a good try), or set "
+            "train.normalisation: image"
+        )
+
+
+def _postfix(state: State, entry: dict[str, float], gate: str) -> str:
+    return f"loss {entry['loss']:.4f}, val_{gate} {entry[f'val_{gate}']:.4f}, best {state.best_score:.4f}"
+
+
+def _bar(name: str, epochs: int, done: int) -> Any:
+    return tqdm(total=epochs, initial=done, desc=name, bar_format=BAR, unit="epoch", dynamic_ncols=True)
+
+
+def _in_float32(spec: network.Spec, trained: keras.Model) -> keras.Model:
+    """Return the same network with the same weights in float32, which is what ONNX and serving take."""
+    keras.config.set_dtype_policy("float32")
+    keras.utils.clear_session()
+    plain = network.build(spec)
+    plain.set_weights(trained.get_weights())
+    return plain

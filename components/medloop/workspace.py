@@ -1,0 +1,190 @@
+"""`medloop repro`: `dvc repro` with a profile laid over params.yaml for as long as it runs.
+
+DVC reads params.yaml and nothing else, so that `dvc repro` and `dvc exp run -S` work as they do everywhere. A profile
+is therefore written over params.yaml while DVC runs and taken back afterwards; should the machine die in between, the
+next call puts params.yaml back.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from medloop import expectations, models, params, plugins, sources, tasks
+from medloop.errors import Refused
+
+PARAMS, PROFILES = Path("params.yaml"), Path("profiles")
+
+
+def effective(profile: str | None, settings: list[str]) -> dict[str, Any]:
+    """Return params.yaml with profiles/`profile`.yaml and then KEY=VALUE `settings` laid over it, checked.
+
+    Raises:
+        Refused: no such profile, or a key or value that does not fit the schema.
+    """
+    mapping = params.overlaid(PARAMS, _profile(profile)) if profile else params.mapping(PARAMS)
+    for setting in settings:
+        key, equals, value = setting.partition("=")
+        if not equals:
+            raise Refused(f"a setting must read KEY=VALUE, got {setting!r}")
+        try:
+            mapping = params.merge(mapping, _nested(key.split("."), yaml.safe_load(value)))
+        except yaml.YAMLError:
+            raise Refused(f"{setting!r}: what stands after = is no YAML") from None
+    params.check(mapping, where=f"profiles/{profile}.yaml" if profile else str(PARAMS))
+    return mapping
+
+
+def repro(profile: str | None, settings: list[str], *, force: bool = False) -> None:
+    """Run `dvc repro` under the effective parameters; raise Refused when a stage fails."""
+    with _alone():
+        _recover()
+        mapping = effective(profile, settings)
+        _check_names(params.check(mapping, where=str(PARAMS)))
+        _run_dvc(mapping, keep=not (profile or settings), force=force)
+
+
+def _run_dvc(mapping: dict[str, Any], *, keep: bool, force: bool) -> None:
+    command = [sys.executable, "-m", "dvc", "repro", *(["--force"] if force else [])]
+    with _laid_over(mapping, keep=keep):
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
+        code = subprocess.run(command, env={**os.environ, "PATH": path}, check=False).returncode
+    if code:
+        raise Refused("a stage failed: its message stands above; outputs of earlier runs are in place")
+
+
+def summary(artifacts: Path) -> str:
+    """Return what a user wants to know after a run: the choice, its test metrics, the version, where to look next."""
+    choice = json.loads((artifacts / "evaluation/choice.json").read_text())
+    metrics = json.loads((artifacts / "evaluation/metrics.json").read_text())
+    run = json.loads((artifacts / "runs/register/run.json").read_text())
+    ui = ".venv/bin/mlflow ui --backend-store-uri "
+    lines = [
+        f"\nchosen   {choice['architecture']}, on validation data",
+        *(f"test     {name:<18} {_interval(value)}" for name, value in metrics["test"].items()),
+        f"model    {run['model']} version {run['version']}",
+        f"report   {artifacts / 'evaluation/report.html'}",
+        f"data     {artifacts / 'validation/data_docs/index.html'}",
+        f"runs     {run['server'] if run['server'].startswith('http') else ui + run['server']}",
+    ]
+    return "\n".join(lines)
+
+
+def _interval(value: dict[str, Any]) -> str:
+    if value["value"] is None:
+        return "undefined"
+    ends = "" if value["low"] is None else f"  [{value['low']:.3f}, {value['high']:.3f}]"
+    return f"{value['value']:.3f}{ends}"
+
+
+def _profile(name: str) -> Path:
+    path = PROFILES / f"{name}.yaml"
+    if not path.exists():
+        known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
+        raise Refused(f"unknown profile {name!r}; known: {known}")
+    return path
+
+
+def _nested(keys: list[str], value: Any) -> dict[str, Any]:
+    return {keys[0]: _nested(keys[1:], value) if keys[1:] else value}
+
+
+def _saved() -> Path:
+    return Path(os.environ.get("MEDLOOP_STATE", ".medloop")) / "params.yaml.before-profile"
+
+
+def _overlaid() -> Path:
+    return _saved().with_name("params.yaml.with-profile")
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Refuse a second run in this folder; the file names of patients that DVC keeps go to a folder of mode 0700."""
+    folder = _saved().parent
+    (folder / "private").mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (folder / "repro.lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused("another `medloop repro` runs in this folder: wait for it") from None
+        before = signal.signal(signal.SIGTERM, _terminate)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _terminate(number: int, frame: object) -> None:  # noqa: ARG001  what the signal module calls it with
+    sys.exit(128 + number)
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Replace `path` as a whole: a full disk leaves the old one."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise Refused(f"{path} could not be written: {error.strerror}; free some space and run again") from None
+
+
+@contextmanager
+def _laid_over(mapping: dict[str, Any], *, keep: bool) -> Iterator[None]:
+    if keep:
+        yield
+        return
+    original, text = PARAMS.read_bytes(), yaml.safe_dump(mapping, sort_keys=False).encode()
+    _write(_overlaid(), text)
+    _write(_saved(), original)
+    _write(PARAMS, text)
+    try:
+        yield
+    finally:
+        _put_back()
+
+
+def _put_back() -> None:
+    """Write params.yaml as it was before the profile; raise Refused if it has been edited since."""
+    if PARAMS.read_bytes() != _overlaid().read_bytes():
+        raise Refused(
+            f"{PARAMS} was edited while a profile was laid over it: {_saved()} is the file as it was before; "
+            "bring the two together, and delete the latter"
+        )
+    _write(PARAMS, _saved().read_bytes())
+    _saved().unlink()
+
+
+def _recover() -> None:
+    if not _saved().exists():
+        return
+    if PARAMS.read_bytes() == _saved().read_bytes():
+        _saved().unlink()
+    else:
+        _put_back()
+        print(f"{PARAMS} was left under a profile by a run that was killed: put back", file=sys.stderr)  # noqa: T201
+
+
+def _check_names(read: params.Params) -> None:
+    """Refuse before the first stage what DVC would call a missing dependency."""
+    for package, name in (
+        (sources, read.ingest.source),
+        (tasks, read.base.task),
+        (expectations, read.validate.suite),
+        *((models, architecture) for architecture in read.train.architectures),
+    ):
+        plugins.check(package, name)
+    if not read.ingest.root.exists():
+        raise Refused(f"ingest.root must be a folder or file that exists, got {read.ingest.root}")
+    if missing := [name for name in read.train.architectures if name not in read.train.hyper]:
+        raise Refused(
+            f"train.hyper must have a key for each architecture; add {missing[0]!r} with {{}} for its defaults"
+        )
