@@ -1,0 +1,74 @@
+"""The Kubeflow side of medloop: what `medloop pipeline compile`, `run` and `submit` do."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import yaml
+from kfp.compiler import Compiler
+
+from medloop.errors import Refused
+from medloop.params import Params
+from medloop_pipelines import runners
+from medloop_pipelines.training import description, training_pipeline
+
+
+def compile(params: Params, output: Path) -> None:  # noqa: A001 - the word of KFP and of the command
+    """Write the pipeline of `params` to `output`, the IR that every Kubeflow takes; same `params`, same bytes.
+
+    Raises:
+        Refused: `output` does not end in .yaml.
+    """
+    if output.suffix != ".yaml":
+        raise Refused(f"a compiled pipeline is a .yaml file, got {output}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    Compiler().compile(training_pipeline(params), str(output))
+
+
+def run(params: Params, root: Path = Path("artifacts/pipeline"), *, package: Path | None = None) -> None:
+    """Run the pipeline of `params` on this machine, each step a process of its own, outputs below `root`.
+
+    Raises:
+        Refused: a step failed, or `package` was compiled for other parameters.
+    """
+    if package is None:
+        # A step that fails here fails again: retries are for nodes that vanish.
+        once = params.pipeline.model_copy(update={"retries": 0})
+        params, package = params.model_copy(update={"pipeline": once}), root / "pipeline.yaml"
+        compile(params, package)
+    runners.subprocess(_checked(package, params), root)
+
+
+def submit(params: Params, host: str, *, namespace: str | None = None, package: Path | None = None) -> str:
+    """Start the pipeline of `params` on the Kubeflow at `host`, and return the run's id.
+
+    Raises:
+        Unreachable: nothing answers at `host`.
+        Refused: `package` was compiled for other parameters, or Kubeflow refused it.
+    """
+    with TemporaryDirectory() as folder:
+        if package is None:
+            package = Path(folder) / f"{params.base.model_name}.yaml"
+            compile(params, package)
+        return runners.cluster(_checked(package, params), host, namespace=namespace)
+
+
+def _checked(package: Path, params: Params) -> Path:
+    """Return `package` after comparing it with `params`: its tasks, one per architecture, were made when compiling."""
+    came = _pipeline_info(package).get("description", "")
+    if came != description(params):
+        raise Refused(
+            f"{package} was compiled for other parameters: wanted {description(params)!r}, it says {came!r}; "
+            "compile it again (`medloop pipeline compile`)"
+        )
+    return package
+
+
+def _pipeline_info(package: Path) -> dict[str, Any]:
+    try:
+        spec = next(yaml.safe_load_all(package.read_text()))
+        return dict(spec["pipelineInfo"])
+    except FileNotFoundError:
+        raise Refused(f"no file {package}: make it with `medloop pipeline compile`") from None
+    except (yaml.YAMLError, KeyError, TypeError, StopIteration, UnicodeDecodeError):
+        raise Refused(f"{package} is no compiled pipeline") from None

@@ -1,0 +1,93 @@
+"""The training loop as a Kubeflow pipeline, built for the parameters that are read when compiling."""
+
+import re
+from typing import Any
+
+from kfp import dsl, kubernetes
+
+from medloop import components, provenance
+from medloop.errors import Refused
+from medloop.params import Params, Section, Stage, dump
+from medloop_pipelines import images
+
+BACKOFF = "30s"
+
+
+def training_pipeline(params: Params) -> Any:
+    """Return the KFP pipeline of `params`; it has no inputs, since its tasks depend on what it was built for.
+
+    Raises:
+        Refused: more architectures than the components have inputs for.
+    """
+    _check(params)
+
+    @dsl.pipeline(name=_name(params), description=description(params))
+    def pipeline() -> None:
+        ingest = _task("ingest", params)
+        # ingest reads a folder, and register asks a server, that KFP cannot see: neither may come out of its cache.
+        ingest.set_caching_options(False)
+        samples = ingest.outputs["samples"]
+
+        validate = _task("validate", params, samples=samples)
+        validation = validate.outputs["validation"]
+
+        preprocess = _task("preprocess", params, samples=samples, validation=validation)
+        arrays, holdout = preprocess.outputs["arrays"], preprocess.outputs["holdout"]
+
+        trained = [_train(architecture, params, arrays) for architecture in params.train.architectures]
+        models = {f"model_{number}": task.outputs["model"] for number, task in enumerate(trained, start=1)}
+
+        evaluate = _task("evaluate", params, holdout=holdout, validation=validation, **models)
+        evaluation = evaluate.outputs["evaluation"]
+
+        register = _task("register", params, validation=validation, evaluation=evaluation, **models)
+        register.set_caching_options(False)
+
+    return pipeline
+
+
+def description(params: Params) -> str:
+    """Return what a compiled pipeline says of the parameters that it was built for."""
+    return f"{params.base.model_name}, built for parameters {provenance.json_digest(params.model_dump(mode='json'))}"
+
+
+def _train(architecture: str, params: Params, arrays: Any) -> dsl.PipelineTask:
+    task = _task("train", params, section=params.train.only(architecture), arrays=arrays)
+    return _on_accelerator(task.set_display_name(f"train-{architecture}"), params)
+
+
+def _task(stage: Stage, params: Params, section: Section | None = None, **inputs: Any) -> dsl.PipelineTask:
+    """Return the task of `stage`, with the image and the resources that `pipeline:` in params.yaml gives it."""
+    text = dump(params.base, section or getattr(params, stage))
+    task = getattr(components, stage)(params=text, **inputs)
+    task.set_container_image(images.of(stage, params.pipeline))
+    task.set_cpu_request(params.pipeline.cpu).set_cpu_limit(params.pipeline.cpu)
+    task.set_memory_request(params.pipeline.memory).set_memory_limit(params.pipeline.memory)
+    if params.pipeline.retries:
+        task.set_retry(params.pipeline.retries, backoff_duration=BACKOFF)
+    return task
+
+
+def _on_accelerator(task: dsl.PipelineTask, params: Params) -> dsl.PipelineTask:
+    pipeline = params.pipeline
+    if pipeline.accelerator:
+        task.set_accelerator_type(pipeline.accelerator).set_accelerator_limit(pipeline.accelerator_count)
+    for label, value in pipeline.node_selector.items():
+        kubernetes.add_node_selector(task, label, value)
+    for toleration in pipeline.tolerations:
+        kubernetes.add_toleration(task, **toleration.model_dump())
+    return task
+
+
+def _name(params: Params) -> str:
+    """Return the model's name in the letters that KFP takes for a pipeline."""
+    return re.sub("[^a-z0-9]+", "-", params.base.model_name)
+
+
+def _check(params: Params) -> None:
+    came = len(params.train.architectures)
+    if came > components.MAX_MODELS:
+        raise Refused(
+            f"train.architectures: a Kubeflow pipeline takes at most {components.MAX_MODELS} side by side, got {came}; "
+            "name fewer, or add inputs to evaluate and register in medloop/components.py"
+        )
