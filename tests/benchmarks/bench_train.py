@@ -1,0 +1,119 @@
+"""Training throughput through the product, against plain `model.fit(x, y, batch_size=32)` on TensorFlow.
+
+Both train the same architecture on the same 12,800 images of 28x28, 10 classes, without augmentation; the product also
+normalises, weights classes, scores 512 validation images and writes a checkpoint after every epoch. Each runs in a
+process of its own, epoch by epoch in turn. Prints seconds an epoch and the ratio of medians, without the first epoch
+(in which both compile) and of all epochs together.
+
+    python tests/benchmarks/bench_train.py [ARCHITECTURE ...]
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from medloop import params
+from medloop.training import backend, data
+
+IMAGES, VALIDATION, CLASSES, EPOCHS = 12_800, 512, 10, 7
+SHAPES = {"cnn": (28, 28, 1), "lstm": (28, 28, 1), "lstm-10x1": (10, 1, 1), "attention": (28, 28, 1)}
+
+
+def main() -> None:
+    """Measure each architecture asked for, or all."""
+    for name in sys.argv[1:] or SHAPES:
+        seconds: dict[str, list[float]] = {"plain": [], "product": []}
+        with tempfile.TemporaryDirectory() as folder:
+            os.environ["MEDLOOP_STATE"] = folder
+            workers = {way: _worker(way, name) for way in seconds}
+            for _ in range(EPOCHS):
+                for way, worker in workers.items():
+                    seconds[way].append(_epoch(worker))
+            for worker in workers.values():
+                worker.communicate()
+        plain, product = (statistics.median(values[1:]) for values in seconds.values())
+        whole = sum(seconds["plain"]) / sum(seconds["product"])
+        print(
+            f"{name:10} {IMAGES / product:8.0f} images/s, {plain / product:.2f}x plain fit "
+            f"({plain:.2f} s an epoch against {product:.2f} s); first epochs counted in {whole:.2f}x"
+        )
+
+
+def _worker(way: str, name: str) -> subprocess.Popen[str]:
+    command, pipe = [sys.executable, __file__, "--worker", way, name], subprocess.PIPE
+    worker = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL, text=True)
+    assert worker.stdout is not None
+    assert worker.stdout.readline() == "ready\n", f"{way} {name} did not start"
+    return worker
+
+
+def _epoch(worker: subprocess.Popen[str]) -> float:
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    worker.stdin.write("go\n")
+    worker.stdin.flush()
+    return float(worker.stdout.readline())
+
+
+def _work(way: str, name: str) -> None:
+    """Train one epoch for each line on stdin, and answer with its seconds."""
+    random = np.random.default_rng(0)
+    images = random.integers(0, 256, (IMAGES + VALIDATION, *SHAPES[name]), dtype=np.uint8)
+    labels = random.integers(0, CLASSES, len(images)).astype(np.int32)
+    {"plain": _plain, "product": _product}[way](name.partition("-")[0], images, labels)
+
+
+def _plain(architecture: str, images: np.ndarray, labels: np.ndarray) -> None:
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    import keras
+
+    from medloop import models, plugins
+
+    model = plugins.load(models, architecture).build(images.shape[1:], CLASSES)
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer="adam", loss=loss, metrics=["accuracy"])
+    x, y = images[:IMAGES].astype("float32") / 255, labels[:IMAGES]
+    for start in _turns():
+        model.fit(x, y, batch_size=32, verbose=0)
+        print(time.perf_counter() - start, flush=True)
+
+
+def _product(architecture: str, images: np.ndarray, labels: np.ndarray) -> None:
+    section = params.Train(architectures=(architecture,), backend="auto", epochs=EPOCHS, patience=EPOCHS)
+    backend.start(backend.select(section), 0)
+    from medloop.tasks import classification
+    from medloop.training import checkpoint, fitting, network
+
+    arrays = data.Arrays(
+        {"input_shape": images.shape[1:], "classes": [str(i) for i in range(CLASSES)]},
+        data.Split(images[:IMAGES], labels[:IMAGES], None),
+        data.Split(images[IMAGES:], labels[IMAGES:], None),
+    )
+    spec = network.Spec(architecture, arrays.shape, CLASSES, {}, {"kind": "image"})
+    turns = _turns()
+
+    class Answer:
+        start = next(turns)
+
+        def log(self, metrics: dict[str, float], step: int) -> None:
+            print(time.perf_counter() - self.start, flush=True)
+            self.start = next(turns, 0.0)
+
+    kept = checkpoint.Checkpoint("bench")
+    fitting.fit(spec, arrays, classification, section, seed=0, checkpoint=kept, log=Answer())
+
+
+def _turns() -> Iterator[float]:
+    print("ready", flush=True)
+    for _ in sys.stdin:
+        yield time.perf_counter()
+
+
+if __name__ == "__main__":
+    _work(*sys.argv[2:]) if sys.argv[1:2] == ["--worker"] else main()

@@ -1,0 +1,70 @@
+"""What each architecture computes. Keras runs on TensorFlow here, as everywhere in the tests' own processes."""
+
+import numpy as np
+import pytest
+
+from medloop.training import backend
+
+
+@pytest.fixture(scope="module", autouse=True)
+def keras():
+    return backend.start("tensorflow", seed=0)
+
+
+def layers(model):
+    return [type(layer).__name__ for layer in model.layers]
+
+
+def test_cnn_at_its_defaults_is_the_network_of_the_tutorials():
+    from medloop.models import cnn
+
+    model = cnn.build((28, 28, 1), 10)
+    assert model.count_params() == 225_034
+    assert layers(model) == [
+        "InputLayer",
+        *["Conv2D", "MaxPooling2D"] * 2,
+        *["Flatten", "Dense", "Dense"],
+    ]
+    first, second = (layer for layer in model.layers if type(layer).__name__ == "Conv2D")
+    assert [first.filters, second.filters, first.kernel_size, second.kernel_size] == [32, 64, (3, 3), (3, 3)]
+    assert [layer.activation.__name__ for layer in model.layers[-2:]] == ["relu", "linear"]
+    assert model.layers[-2].units == 128
+
+
+def test_cnn_takes_blocks_and_dropout():
+    from medloop.models import cnn
+
+    model = cnn.build((32, 32, 3), 4, filters=(8, 8, 16), units=7, dropout=0.5)
+    assert layers(model).count("Conv2D") == 3
+    assert layers(model).count("Dropout") == 2
+    assert model(np.zeros((2, 32, 32, 3), "float32")).shape == (2, 4)
+
+
+@pytest.mark.parametrize("name", ["lstm", "attention"])
+@pytest.mark.parametrize("shape", [(28, 28, 1), (16, 24, 3)])
+def test_sequence_networks_read_rows_with_their_channels(name, shape):
+    from medloop import models, plugins
+
+    model = plugins.load(models, name).build(shape, 3)
+    recurrent = next(layer for layer in model.layers if type(layer).__name__ == "LSTM")
+    assert recurrent.units == 50
+    assert recurrent.input.shape == (None, shape[0], shape[1] * shape[2])
+    assert model(np.zeros((2, *shape), "float32")).shape == (2, 3)
+
+
+def test_attention_mixes_states_by_the_softmax_of_their_likeness(keras):
+    from medloop.models import attention
+
+    model = attention.build((6, 5, 1), 2, units=4)
+    images = np.random.default_rng(0).normal(size=(3, 6, 5, 1)).astype("float32")
+    recurrent = next(layer for layer in model.layers if type(layer).__name__ == "LSTM")
+    h = keras.ops.convert_to_numpy(recurrent(images[..., 0]))  # (B, H, units)
+    kernel, bias = (keras.ops.convert_to_numpy(weight) for weight in model.layers[-1].weights)
+    wanted = np.zeros((3, 2))
+    for b in range(3):
+        r = np.zeros((6, 4))
+        for i in range(6):
+            likeness = np.exp([h[b, i] @ h[b, j] / 2 for j in range(6)])
+            r[i] = sum(share * h[b, j] for j, share in enumerate(likeness / likeness.sum()))
+        wanted[b] = r.mean(axis=0) @ kernel + bias
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(model(images)), wanted, atol=1e-5)

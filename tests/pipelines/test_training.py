@@ -1,0 +1,202 @@
+import json
+import re
+
+import pytest
+import yaml
+from google.protobuf import json_format
+from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
+
+import medloop_pipelines
+from medloop import params
+from medloop.errors import Refused
+
+ARCHITECTURES = ("cnn", "lstm", "attention")
+
+
+def compiled(folder, **sections):
+    """Return the two documents of a compiled pipeline: the IR and, or None, what it asks of Kubernetes."""
+    path = folder / "pipeline.yaml"
+    medloop_pipelines.compile(params.check({"schema_version": 1, **sections}, where="test"), path)
+    documents = [*yaml.safe_load_all(path.read_text()), None]
+    return documents[0], documents[1]
+
+
+def tasks(spec):
+    """Return the tasks of the IR by display name."""
+    return {task["taskInfo"]["name"]: task for task in spec["root"]["dag"]["tasks"].values()}
+
+
+def argument(task):
+    return json.loads(task["inputs"]["parameters"]["params"]["runtimeValue"]["constant"])
+
+
+def container(spec, task):
+    label = spec["components"][task["componentRef"]["name"]]["executorLabel"]
+    return spec["deploymentSpec"]["executors"][label]["container"]
+
+
+def test_each_display_name_trains_its_own_architecture(tmp_path):
+    hyper = {"cnn": {"dense": 64}, "lstm": {"units": 20}}
+    spec, _ = compiled(tmp_path, train={"architectures": ARCHITECTURES, "hyper": hyper})
+    found = {
+        name: (argument(task)["section"]["architectures"], argument(task)["section"]["hyper"])
+        for name, task in tasks(spec).items()
+        if name.startswith("train")
+    }
+    assert found == {
+        "train-cnn": (["cnn"], {"cnn": {"dense": 64}}),
+        "train-lstm": (["lstm"], {"lstm": {"units": 20}}),
+        "train-attention": (["attention"], {}),
+    }
+
+
+def test_the_dag(tmp_path):
+    spec, _ = compiled(tmp_path)
+    keys = {task["taskInfo"]["name"]: key for key, task in spec["root"]["dag"]["tasks"].items()}
+    names = {key: name for name, key in keys.items()}
+    came = {
+        name: sorted(names[upstream] for upstream in task.get("dependentTasks", []))
+        for name, task in tasks(spec).items()
+    }
+    trained = sorted(f"train-{architecture}" for architecture in ARCHITECTURES)
+    assert came == {
+        "ingest": [],
+        "validate": ["ingest"],
+        "preprocess": ["ingest", "validate"],
+        **{name: ["preprocess"] for name in trained},  # side by side
+        "evaluate": sorted(["preprocess", *trained, "validate"]),
+        "register": sorted(["evaluate", *trained, "validate"]),
+    }
+    models = [
+        value["taskOutputArtifact"]
+        for name, value in tasks(spec)["register"]["inputs"]["artifacts"].items()
+        if name.startswith("model")
+    ]
+    assert sorted(names[model["producerTask"]] for model in models) == trained
+
+
+def test_training_never_sees_the_test_set(tmp_path):
+    spec, _ = compiled(tmp_path)
+    inputs = tasks(spec)["train-cnn"]["inputs"]["artifacts"]
+    assert [value["taskOutputArtifact"]["outputArtifactKey"] for value in inputs.values()] == ["arrays"]
+
+
+@pytest.mark.parametrize("stage", ["ingest", "validate", "preprocess", "evaluate", "register"])
+def test_a_task_takes_its_stage_s_section(tmp_path, stage):
+    text = json.dumps(argument(tasks(compiled(tmp_path)[0])[stage]))
+    base, section = params.parse(text, type(getattr(params.Params(schema_version=1), stage)))
+    assert (base, section) == (params.Base(), getattr(params.Params(schema_version=1), stage))
+
+
+def test_kubeflow_s_own_parser_takes_it(tmp_path):
+    spec, _ = compiled(tmp_path, train={"architectures": ["cnn"]})
+    parsed = json_format.ParseDict(spec, PipelineSpec())
+    assert set(parsed.root.dag.tasks) == {"ingest", "validate", "preprocess", "train", "evaluate", "register"}
+    assert not parsed.root.input_definitions.parameters, "arguments given at submission could differ from its tasks"
+
+
+def test_the_same_parameters_give_the_same_bytes(tmp_path):
+    for name in ("a.yaml", "b.yaml"):
+        medloop_pipelines.compile(params.Params(schema_version=1), tmp_path / name)
+    assert (tmp_path / "a.yaml").read_bytes() == (tmp_path / "b.yaml").read_bytes()
+
+
+def test_only_training_asks_for_a_gpu(tmp_path):
+    spec, platform = compiled(
+        tmp_path,
+        pipeline={
+            "accelerator": "nvidia.com/gpu",
+            "accelerator_count": 2,
+            "node_selector": {"pool": "gpu"},
+            "tolerations": [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}],
+        },
+    )
+    asked = {name: container(spec, task)["resources"].get("accelerator") for name, task in tasks(spec).items()}
+    trained = {f"train-{architecture}" for architecture in ARCHITECTURES}
+    assert {name for name, accelerator in asked.items() if accelerator} == trained
+    assert asked["train-lstm"]["resourceType"] == "nvidia.com/gpu"
+    assert asked["train-lstm"]["resourceCount"] == "2"
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert set(executors) == {"exec-train", "exec-train-2", "exec-train-3"}
+    for executor in executors.values():
+        assert executor["nodeSelector"]["labels"] == {"pool": "gpu"}
+        assert executor["tolerations"] == [{"key": "gpu", "operator": "Exists", "effect": "NoSchedule"}]
+
+
+def test_without_an_accelerator_nothing_is_asked_of_kubernetes(tmp_path):
+    spec, platform = compiled(tmp_path)
+    assert platform is None
+    assert not any("accelerator" in container(spec, task)["resources"] for task in tasks(spec).values())
+
+
+def test_resources_and_retries_come_from_the_parameters(tmp_path):
+    spec, _ = compiled(tmp_path, pipeline={"cpu": "3", "memory": "5Gi", "retries": 4})
+    for task in tasks(spec).values():
+        resources = container(spec, task)["resources"]
+        assert (resources["resourceCpuLimit"], resources["resourceMemoryLimit"]) == ("3", "5Gi")
+        assert task["retryPolicy"]["maxRetryCount"] == 4
+
+
+def test_only_what_kfp_can_see_is_cached(tmp_path):
+    found = tasks(compiled(tmp_path)[0])
+    assert {name for name, task in found.items() if not task["cachingOptions"].get("enableCache")} == {
+        "ingest",
+        "register",
+    }
+
+
+def test_images_by_parameter_and_by_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDLOOP_IMAGE_EVALUATE", "registry/evaluate:2")
+    spec, _ = compiled(tmp_path, pipeline={"images": {"train": "registry/train:1", "evaluate": "registry/evaluate:1"}})
+    image = {name: container(spec, task)["image"] for name, task in tasks(spec).items()}
+    assert image["train-cnn"] == image["train-lstm"] == "registry/train:1"
+    assert image["evaluate"] == "registry/evaluate:2"
+    assert re.fullmatch(r"medloop-light:[\w.]+", image["ingest"])
+
+
+def test_an_image_of_no_stage_is_refused(tmp_path):
+    with pytest.raises(Refused, match=r"pipeline\.images\.trian"):
+        compiled(tmp_path, pipeline={"images": {"trian": "x"}})
+
+
+def test_the_ui_is_given_what_it_can_show(tmp_path):
+    spec, _ = compiled(tmp_path)
+    shown = {
+        name: sorted(
+            artifact["artifactType"]["schemaTitle"].removeprefix("system.")
+            for artifact in spec["components"][f"comp-{name}"]["outputDefinitions"]["artifacts"].values()
+        )
+        for name in ("ingest", "validate", "preprocess", "train", "evaluate")
+    }
+    assert shown == {
+        "ingest": ["Dataset"],
+        "validate": ["Artifact", "Markdown"],
+        "preprocess": ["Dataset", "Dataset"],
+        "train": ["Metrics", "Model"],
+        "evaluate": ["Artifact", "ClassificationMetrics", "HTML", "Metrics"],
+    }
+
+
+def test_no_secret_gets_into_a_package(tmp_path, monkeypatch):
+    (tmp_path / "key").write_text("f00d" * 16)
+    monkeypatch.setenv("MEDLOOP_KEY_FILE", str(tmp_path / "key"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://user:hunter2@server")
+    compiled(tmp_path)
+    text = (tmp_path / "pipeline.yaml").read_text()
+    assert "f00d" not in text
+    assert "hunter2" not in text
+
+
+def test_a_name_that_kubeflow_does_not_take_is_changed(tmp_path):
+    spec, _ = compiled(tmp_path, base={"dataset": "ward_7"})
+    assert spec["pipelineInfo"]["name"] == "medloop-classification-ward-7"
+
+
+def test_more_architectures_than_inputs_are_refused(tmp_path):
+    with pytest.raises(Refused, match="at most 8 side by side, got 9"):
+        compiled(tmp_path, train={"architectures": [f"net{number}" for number in range(9)]})
+
+
+def test_nothing_but_yaml_is_written(tmp_path):
+    with pytest.raises(Refused, match=r"a \.yaml file, got"):
+        medloop_pipelines.compile(params.Params(schema_version=1), tmp_path / "pipeline.zip")

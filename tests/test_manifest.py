@@ -1,0 +1,58 @@
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from medloop import manifest
+from medloop.errors import Refused
+
+FACTS = manifest.Facts(classes=("a", "b"), source="folder")
+
+
+def row(place: dict, pixels: np.ndarray, **more) -> dict:
+    row = dict.fromkeys(manifest.SCHEMA.names)
+    row |= {"sample_id": "s", "source": "folder", "label": "a", "split": "train", "content_sha256": "0"}
+    row |= {"perceptual_hash": 2**63 + 1, "height_px": pixels.shape[0], "width_px": pixels.shape[1]}
+    channels = pixels.shape[2] if pixels.ndim == 3 else 1
+    return row | {"channels": channels, "bit_depth": 8 * pixels.dtype.itemsize} | place | more
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [((4, 6), "uint8"), ((5, 3), "uint16"), ((2, 7, 3), "uint8"), ((3, 3, 3), "uint16")]
+)
+def test_pixels_come_back_as_they_were_packed(tmp_path, shape, dtype):
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, np.iinfo(dtype).max, shape, dtype) for _ in range(3)]
+    writer = manifest.ShardWriter(tmp_path, limit=100)
+    rows = [row(writer.add(pixels, mask=pixels.reshape(*shape[:2], -1)[..., 0] > 9), pixels) for pixels in images]
+    writer.close()
+    manifest.write(rows, FACTS, tmp_path)
+    table, facts = manifest.read(tmp_path)
+    pixels = manifest.Pixels(tmp_path)
+    assert facts == FACTS
+    for wanted, got in zip(images, table.itertuples(), strict=True):
+        np.testing.assert_array_equal(pixels[got], wanted)
+        np.testing.assert_array_equal(pixels.mask(got), wanted.reshape(*shape[:2], -1)[..., 0] > 9)
+
+
+def test_a_full_shard_is_followed_by_another(tmp_path):
+    writer = manifest.ShardWriter(tmp_path, limit=10)
+    places = [writer.add(np.zeros((3, 4), "uint8")) for _ in range(3)]
+    writer.close()
+    assert [(place["shard"], place["offset"]) for place in places] == [
+        ("shards/00000.bin", 0),
+        ("shards/00001.bin", 0),
+        ("shards/00002.bin", 0),
+    ]
+
+
+def test_another_schema_version_is_refused_with_what_to_do(tmp_path):
+    manifest.write([], FACTS, tmp_path)
+    path = tmp_path / "manifest.parquet"
+    pq.write_table(pq.read_table(path).replace_schema_metadata({"schema_version": "99", "facts": "{}"}), path)
+    with pytest.raises(Refused, match=r"schema version 99.*run `medloop ingest` again"):
+        manifest.read(tmp_path)
+
+
+def test_a_missing_manifest_is_refused(tmp_path):
+    with pytest.raises(Refused, match="no manifest"):
+        manifest.read(tmp_path)
