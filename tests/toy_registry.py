@@ -12,6 +12,7 @@ import pandas as pd
 from onnx import TensorProto, helper, numpy_helper
 
 from medloop import imaging, manifest, params, provenance
+from medloop.evaluation import ledger
 from medloop.inference import Network, decide, probabilities
 from medloop.tasks import classification
 
@@ -34,6 +35,7 @@ class Toy:
     fingerprint: str | None = None
     bit_depth: int = 8
     resamples: int = 2000
+    studied: int = 0  # patients of the test set that the model was trained on
     size: int = SIZE  # rows and columns that the network takes
 
     @property
@@ -164,6 +166,9 @@ def _write_model(path: Path, toy: Toy) -> None:
     pd.DataFrame({"epoch": [1, 2, 3], "loss": [0.9, 0.6, 0.5], "val_auc": [0.6, 0.7, 0.8]}).to_parquet(
         path / "history.parquet"
     )
+    known = [f"p{toy.seed}-{number:04}" for number in range(toy.studied)] + ["p-other"]
+    hashes = [f"{number:064}" for number in range(len(known))]
+    pd.DataFrame({"patient_id": known, "content_sha256": hashes}).to_parquet(path / "development.parquet", index=False)
     card = {
         "schema_version": 1,
         "architecture": "cnn",
@@ -216,7 +221,7 @@ def _write_evaluation(path: Path, toy: Toy, samples: Path, model: Path) -> None:
             "architectures": {"cnn": {"auc": interval, "parameters": 128, "epoch": 3}},
             "n": {"samples": len(test), "patients": toy.patients, "classes": {}},
             "leaks": {"regime": toy.leaks, "pairs": 0},
-            "test_sha256": provenance.json_digest(sorted(test["content_sha256"])),
+            "test_sha256": ledger.name(test["content_sha256"]),
             "model_sha256": provenance.model_digest(card),
             "openings": 1,
         },

@@ -94,7 +94,7 @@ class Validate(Section):
         0.5, description="share of an image's pixels at its minimum or maximum; more is a warning"
     )
     size_px: tuple[int, int] | None = Field(None, description="rows and columns that every sample must have; null: any")
-    bit_depths: tuple[int, ...] = Field((8, 10, 12, 14, 16), description="bits stored that a sample may have")
+    bit_depths: tuple[int, ...] = Field(tuple(range(8, 17)), description="bits stored that a sample may have")
 
 
 class Preprocess(Section):

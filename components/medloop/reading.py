@@ -1,17 +1,18 @@
 """Reads a source's items on all cores, in order, with few of them in memory at a time."""
 
-import ctypes
 import hashlib
 import logging
 import multiprocessing
 import os
 import signal
+import threading
 import warnings
 from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -22,7 +23,6 @@ from medloop.errors import Refused
 from medloop.sources import Item, Sample
 
 IN_FLIGHT = 4  # items for each worker: enough to keep it busy, few enough to stay small
-PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 
 
 @dataclass(frozen=True)
@@ -54,8 +54,9 @@ def read(items: Iterable[Item], workers: int = 0) -> Generator[Read, None, None]
         Refused: a process was killed.
     """
     workers = workers or len(os.sched_getaffinity(0))
-    context = multiprocessing.get_context("fork")  # no second import of anything
-    pool = ProcessPoolExecutor(workers, context, initializer=_begin)
+    context = multiprocessing.get_context("forkserver")  # a fork of a process with threads, TensorFlow's say, may hang
+    context.set_forkserver_preload([__name__])
+    pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(Path.cwd(),))
     waiting: deque[Future[Read]] = deque()
     try:
         for item in items:
@@ -73,11 +74,11 @@ def read(items: Iterable[Item], workers: int = 0) -> Generator[Read, None, None]
         pool.shutdown(cancel_futures=True)
 
 
-def _begin() -> None:
+def _begin(folder: Path) -> None:
     """Make a worker quiet, single-threaded, and mortal: it ends with its parent, and leaves Ctrl-C to it."""
+    os.chdir(folder)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if hasattr(libc := ctypes.CDLL(None), "prctl"):
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
     warnings.simplefilter("ignore")  # pydicom's warnings hold what headers say, and decoders write to stderr
     logging.disable(logging.CRITICAL)
@@ -85,6 +86,13 @@ def _begin() -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _read(item: Item) -> Read:

@@ -34,14 +34,12 @@ WANTED = {"JPEG 2000": 1.7, "uncompressed": 1.3}
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--images", type=int, default=1000)
-    arguments.add_argument("--runs", type=int, default=3)
-    arguments.add_argument(
-        "--pack", nargs=2, metavar=("ROOT", "OUTPUT"), help="pack once: the process that is measured"
-    )
+    arguments.add_argument("--runs", type=int, default=5)
+    arguments.add_argument("--once", nargs=3, metavar=("WAY", "ROOT", "OUTPUT"), help="the process that is measured")
     given = arguments.parse_args()
     os.environ.setdefault("MEDLOOP_KEY_FILE", str(Path(tempfile.gettempdir()) / "bench_decode.key"))
-    if given.pack:
-        product(Path(given.pack[0]), Path(given.pack[1]))
+    if given.once:
+        once(given.once[0], Path(given.once[1]), Path(given.once[2]))
         return
     with tempfile.TemporaryDirectory() as folder:
         for name, syntax in SYNTAXES.items():
@@ -50,19 +48,33 @@ def main() -> None:
         memory(Path(folder), given.images)
 
 
+def once(way: str, root: Path, output: Path) -> None:
+    """Print the seconds of one way, its imports apart."""
+    if way == "one thread":  # some decoders start threads of their own
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    start = time.perf_counter()
+    (product if way == "product" else plain)(root, output)
+    print(time.perf_counter() - start)
+
+
 def compare(name: str, root: Path, output: Path, runs: int) -> None:
-    """Print the seconds of both ways and their ratio."""
-    seconds: dict[str, list[float]] = {"plain": [], "product": []}
+    """Print the seconds of each way, in processes of their own, and the ratios."""
+    seconds: dict[str, list[float]] = {"one thread": [], "one loop": [], "product": []}
     for _ in range(runs):
-        for way, function in (("plain", plain), ("product", product)):
+        for way, found in seconds.items():
             shutil.rmtree(output, ignore_errors=True)
             output.mkdir()
-            start = time.perf_counter()
-            function(root, output)
-            seconds[way].append(time.perf_counter() - start)
-    ratio = statistics.median(a / b for a, b in zip(*seconds.values(), strict=True))
+            command = [sys.executable, __file__, "--once", way, str(root), str(output)]
+            found.append(float(subprocess.run(command, capture_output=True, text=True, check=True).stdout))
+    ratios = {
+        way: statistics.median(a / b for a, b in zip(seconds[way], seconds["product"], strict=True)) for way in seconds
+    }
     medians = ", ".join(f"{way} {statistics.median(times):.2f} s" for way, times in seconds.items())
-    print(f"{name}: {ratio:.2f}x (wanted {WANTED[name]}x; {medians})", flush=True)
+    print(
+        f"{name}: {ratios['one thread']:.2f}x against a loop on one core (wanted {WANTED[name]}x), "
+        f"{ratios['one loop']:.2f}x against a loop whose decoder may use threads ({medians})",
+        flush=True,
+    )
 
 
 def plain(root: Path, output: Path) -> None:
@@ -91,7 +103,7 @@ def memory(folder: Path, images: int) -> None:
     for count in (images, 10 * images):
         root = make(folder / "memory", count, 256, ExplicitVRLittleEndian)
         (folder / "packed").mkdir()
-        peaks.append(peak_bytes([sys.executable, __file__, "--pack", str(root), str(folder / "packed")]))
+        peaks.append(peak_bytes([sys.executable, __file__, "--once", "product", str(root), str(folder / "packed")]))
         shutil.rmtree(folder / "packed")
         shutil.rmtree(root)
     few, many = (peak / 2**20 for peak in peaks)
@@ -102,23 +114,24 @@ def memory(folder: Path, images: int) -> None:
 
 
 def peak_bytes(command: list[str]) -> int:
-    """Return the largest sum of resident memory of a command and its children, sampled every 20 ms."""
+    """Return the largest sum of resident memory of a command and its descendants, sampled every 20 ms."""
     peak, page = 0, os.sysconf("SC_PAGE_SIZE")
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         done = threading.Event()
         threading.Thread(target=lambda: (process.wait(), done.set()), daemon=True).start()
         while not done.wait(0.02):
-            peak = max(peak, page * sum(_resident(pid) for pid in (process.pid, *_children(process.pid))))
+            peak = max(peak, page * sum(_resident(pid) for pid in _family(process.pid)))
     if process.returncode:
         raise RuntimeError(f"packing failed with exit code {process.returncode}")
     return peak
 
 
-def _children(pid: int) -> list[int]:
+def _family(pid: int) -> list[int]:
     try:
-        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:  # it has ended
         return []
+    return [pid, *(each for child in children for each in _family(int(child)))]
 
 
 def _resident(pid: int) -> int:

@@ -12,6 +12,7 @@ import pytest
 import toy_registry
 from medloop import params
 from medloop.errors import Conflict, Refused, Unreachable
+from medloop.evaluation import ledger
 from medloop.operations import champion, scoring
 from medloop.operations.models import listed, models
 from medloop.operations.promote import promote
@@ -188,6 +189,36 @@ def test_both_are_scored_on_todays_test_set_when_it_has_changed(tmp_path):
     wanted = classification.score(test.labels, scoring.score(ours, test))
     assert f"auc {wanted:.3f} on today's test set" in decision.reason
     assert theirs.number == decision.champion
+
+
+def test_a_version_gains_nothing_from_test_patients_that_it_was_trained_on(tmp_path):
+    registered(tmp_path)
+    promote(BASE, RULE, samples=tmp_path / "samples")
+    registered(tmp_path, noise=0.05, studied=30)  # it was evaluated on these very images, by another split
+    decision = promote(BASE, RULE, samples=tmp_path / "samples")
+    assert "; 60 test images are left out: one of the two was trained on their patients" in decision.reason
+    test = scoring.today(tmp_path / "samples", "toy")
+    with server() as client:
+        known = registry.development(registry.get(client, NAME, "2"))
+        unseen = test.without(known)
+        assert len(unseen.table) == len(test.table) - 60
+        assert scoring.logged(registry.get(client, NAME, "2"), unseen) is None
+    registered(tmp_path, noise=0.06, studied=150)
+    decision = promote(BASE, RULE, samples=tmp_path / "samples")
+    assert not decision.ok
+    assert "cannot decide, 0 test patients" in decision.reason
+    assert "; 300 test images are left out" in decision.reason
+
+
+def test_a_version_scored_anew_stands_in_the_ledger(tmp_path):
+    registered(tmp_path)
+    promote(BASE, RULE, samples=tmp_path / "samples")
+    assert not ledger.path().exists(), "the toy's evaluation enters nothing"
+    registered(tmp_path, noise=0.05)
+    promote(BASE, RULE, samples=tmp_path / "samples")
+    [entry] = [json.loads(line) for line in ledger.path().read_text().splitlines()]
+    with server() as client:
+        assert entry["model_sha256"] == registry.get(client, NAME, "1").tags[registry.DIGEST]
 
 
 def test_samples_that_were_changed_are_refused(tmp_path):

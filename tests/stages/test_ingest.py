@@ -63,13 +63,16 @@ def sample(index, options, seed):
 
 @pytest.fixture
 def toy(tmp_path, monkeypatch):
-    """A source added as one new file."""
+    """A source added as one new file; its functions are where a process that decodes finds them, too."""
     folder = tmp_path / "plugins"
     folder.mkdir()
-    (folder / "toy.py").write_text(TOY)
+    (folder / "toy_source.py").write_text(TOY)
+    (folder / "toy.py").write_text("from toy_source import Options, items")
+    monkeypatch.syspath_prepend(folder)
     monkeypatch.setattr(sources, "__path__", [*sources.__path__, str(folder)])
     yield
-    sys.modules.pop("medloop.sources.toy", None)
+    for name in ("medloop.sources.toy", "toy_source"):
+        sys.modules.pop(name, None)
 
 
 def run(folder: Path, section: dict | None = None, **options):
@@ -253,15 +256,17 @@ from pathlib import Path
 from medloop import params, sources
 from medloop.stages.ingest import ingest
 sources.__path__.append(sys.argv[1])
+sys.path.append(sys.argv[1])
 section = params.Ingest(source="toy", options={"toy": {"count": 4000, "fault": "slow"}}, workers=2)
 print("begin", flush=True)
 ingest(params.Base(), section, samples=Path(sys.argv[2]))
 """
 
 
-def children(pid):
-    stats = (path.read_text().rpartition(")")[2].split() for path in Path("/proc").glob("[0-9]*/stat") if path.exists())
-    return sum(int(stat[1]) == pid for stat in stats)
+def below(pid):
+    """Return the processes that a process started, and those that they started."""
+    children = [int(path.name) for path in Path("/proc").glob("[0-9]*") if parent(path) == pid]
+    return [*children, *(each for child in children for each in below(child))]
 
 
 @pytest.mark.usefixtures("toy")
@@ -270,11 +275,11 @@ def test_no_worker_outlives_a_run_that_is_stopped(tmp_path, kill):
     started = [sys.executable, "-c", textwrap.dedent(PROGRAM), str(tmp_path / "plugins"), str(tmp_path / "samples")]
     with subprocess.Popen(started, stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdout.readline() == b"begin\n"
-        wait_for(lambda: children(process.pid) == 2)
-        workers = [int(path.name) for path in Path("/proc").glob("[0-9]*") if parent(path) == process.pid]
+        wait_for(lambda: len(below(process.pid)) == 4)  # two workers, what forks them, what cleans up after them
+        started = below(process.pid)
         process.send_signal(kill)
         process.communicate(timeout=20)
-    wait_for(lambda: not any(Path(f"/proc/{pid}").exists() and parent(Path(f"/proc/{pid}")) for pid in workers))
+    wait_for(lambda: not any(parent(Path(f"/proc/{pid}")) for pid in started))
     assert not (tmp_path / "samples").exists()
 
 

@@ -83,6 +83,7 @@ def test_the_parent_run_holds_parameters_metrics_data_and_reports(tmp_path):
         "report.html",
         "metrics.json",
         "choice.json",
+        "development.parquet",
         "predictions.parquet",
         "lineage.json",
         "validation/result.json",

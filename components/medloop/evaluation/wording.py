@@ -209,8 +209,8 @@ def _openings(metrics: Mapping[str, Any]) -> str:
     if count == 1:
         return "This test set has been opened for this model version alone."
     return (
-        f"This test set has been opened for {count} model versions: the more it is used, the more the best of them "
-        "owes to chance."
+        f"Images of this test set have been opened for {count} model versions: the more they are used, the more the "
+        "best of them owes to chance."
     )
 
 

@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pandas as pd
+
 from medloop import params, plugins, tasks, turn
 from medloop.errors import Conflict, Refused
 from medloop.operations import scoring
@@ -99,10 +101,13 @@ def _scores(candidate: registry.Version, champion: registry.Version | None, samp
             f"today's samples in {samples} have the classes {', '.join(test.classes)}, {candidate} has "
             f"{', '.join(classes)}: ingest the data that it is meant for"
         )
-    ours = scoring.logged(candidate, test)
-    if ours is None:  # it was evaluated on another test set
-        ours = scoring.score(candidate, test)
-    return Scores(test.labels, test.table["patient_id"], ours, scoring.score(champion, test))
+    unseen = test.without(pd.concat([registry.development(each) for each in (candidate, champion)]))
+    ours = scoring.logged(candidate, unseen)
+    if ours is None:
+        ours = scoring.score(candidate, unseen)
+    theirs = scoring.score(champion, unseen)
+    left_out = len(test.table) - len(unseen.table)
+    return Scores(unseen.labels, unseen.table["patient_id"], ours, theirs, left_out)
 
 
 def _named(number: str | None) -> str:

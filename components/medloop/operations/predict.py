@@ -58,7 +58,7 @@ def predict(
     partial = output.with_name(f".{output.name}.partial")
     try:
         with _writer(partial, output.suffix, schema) as writer:
-            progress = tqdm(inputs.read(source), total=expected, unit="image", desc="predict")
+            progress = tqdm(inputs.read(source), total=expected, unit="image", desc="predict", disable=None)
             for group in _batches(progress, batch):
                 rows = _rows(network, group)
                 total += len(rows)

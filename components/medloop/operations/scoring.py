@@ -1,6 +1,6 @@
 """What a registered version says of today's test set, through its own pyfunc."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 
 from medloop import manifest, provenance
 from medloop.errors import Refused
+from medloop.evaluation import ledger
 from medloop.tracking import registry
 
 BATCH = 256
@@ -32,12 +33,19 @@ class TestSet:
     @cached_property
     def sha256(self) -> str:
         """The digest by which `evaluate` names a test set."""
-        return provenance.json_digest(sorted(self.table["content_sha256"]))
+        return ledger.name(self.table["content_sha256"])
 
     @cached_property
     def labels(self) -> np.ndarray:
         """Class indices (N,)."""
         return self.table["label"].map(self.classes.index).to_numpy(np.int64)
+
+    def without(self, known: pd.DataFrame) -> "TestSet":
+        """Return the test set less the images and the patients in `known`, which a changed split may bring here."""
+        table = self.table
+        theirs = table["content_sha256"].isin(known["content_sha256"])
+        theirs |= table["patient_id"].isin(known["patient_id"].dropna())
+        return replace(self, table=table[~theirs].reset_index(drop=True))
 
 
 def today(samples: Path, dataset: str) -> TestSet:
@@ -52,7 +60,10 @@ def today(samples: Path, dataset: str) -> TestSet:
 
 
 def logged(version: registry.Version, test: TestSet) -> np.ndarray | None:
-    """Return the probabilities (N, classes) that were logged with a version that was evaluated on this test set."""
+    """Return the probabilities (N, classes) that were logged with a version that was evaluated on this test set.
+
+    None: it was evaluated on another one.
+    """
     if version.tags.get("medloop.test_sha256") != test.sha256:
         return None
     table = registry.predictions(version).set_index("sample_id")
@@ -63,11 +74,15 @@ def logged(version: registry.Version, test: TestSet) -> np.ndarray | None:
 
 
 def score(version: registry.Version, test: TestSet) -> np.ndarray:
-    """Return the probabilities (N, classes) that the version's own pyfunc gives to the images as they were ingested."""
+    """Return the probabilities (N, classes) that the version's own pyfunc gives to the images as they were ingested.
+
+    That the version sees this test set is entered into the ledger.
+    """
+    ledger.opened(test.table["content_sha256"], version.tags[registry.DIGEST])
     model = registry.load(f"models:/{version.name}/{version.number}")
     columns = [f"p_{name}" for name in test.classes]
     pixels = manifest.Pixels(test.folder)
-    parts = []
+    parts = [pd.DataFrame(columns=columns)]
     for begin in range(0, len(test.table), BATCH):
         rows = test.table.iloc[begin : begin + BATCH]
         images = [encoded(pixels[row], int(row.bit_depth)) for row in rows.itertuples()]  # type: ignore[arg-type]

@@ -33,6 +33,7 @@ class Scores:
     patients: pd.Series  # (N,) pseudonyms, null where unknown
     candidate: np.ndarray  # (N, classes) probabilities
     champion: np.ndarray | None  # the same; None where there is no champion
+    left_out: int = 0  # test samples that one of them was trained on, or whose patient it knows
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def verdict(
     holder = champion.version if champion else None
 
     def refused(reason: str) -> Verdict:
+        reason += _left_out(scores)
         return Verdict(False, f"version {candidate.version} was not promoted: {reason}", candidate.version, holder)
 
     objection = unfit(candidate, champion) or _too_few(candidate, scores, rule)
@@ -98,7 +100,8 @@ def verdict(
         return refused(f"cannot decide, {task.GATE} is undefined in too many resamples of the test set")
     if lower <= -rule.margin:
         return refused(f"it may be inferior: {compared}")
-    return Verdict(True, f"version {candidate.version} became champion: {compared}", candidate.version, holder)
+    reason = f"version {candidate.version} became champion: {compared}{_left_out(scores)}"
+    return Verdict(True, reason, candidate.version, holder)
 
 
 def paired_lower_bound(scores: Scores, resamples: int, task: ModuleType, seed: int) -> float:
@@ -130,6 +133,12 @@ def paired_lower_bound(scores: Scores, resamples: int, task: ModuleType, seed: i
     one = np.ones((1, len(scores.labels)))
     difference = differences(one)["difference"][0]
     return float(min(np.quantile(defined, quantile), 2 * difference - np.quantile(defined, 1 - quantile)))
+
+
+def _left_out(scores: Scores) -> str:
+    if not scores.left_out:
+        return ""
+    return f"; {scores.left_out} test images are left out: one of the two was trained on their patients"
 
 
 def _too_few(candidate: Standing, scores: Scores, rule: Promote) -> str | None:

@@ -224,7 +224,7 @@ def _downloaded(options: Options) -> Path:
 def _fetch(address: str, file: IO[bytes], name: str) -> None:
     with urllib.request.urlopen(address, timeout=TIMEOUT_S) as response:  # noqa: S310  the address is ours
         size = int(response.headers.get("Content-Length") or 0) or None
-        with tqdm(total=size, unit="B", unit_scale=True, desc=f"download {name}") as bar:
+        with tqdm(total=size, unit="B", unit_scale=True, desc=f"download {name}", disable=None) as bar:
             while block := response.read(BLOCK_BYTES):
                 file.write(block)
                 bar.update(len(block))

@@ -107,8 +107,8 @@ def _checks(validation: Path, lineage: Mapping[str, Any]) -> list[dict[str, Any]
 def _enter(holdout: Path, card: dict[str, Any]) -> dict[str, Any]:
     """Enter into the ledger that the model of `card` sees the images of `holdout`, before a label is read."""
     images = pq.read_table(holdout / "test" / "index.parquet", columns=["content_sha256"])["content_sha256"]
-    test, model = provenance.json_digest(sorted(images.to_pylist())), provenance.model_digest(card)
-    return {"test_sha256": test, "model_sha256": model, "openings": ledger.opened(test, model)}
+    model = provenance.model_digest(card)
+    return {"model_sha256": model, **ledger.opened(images.to_pylist(), model)._asdict()}
 
 
 def _predict(folder: Path, card: dict[str, Any], holdout: Path) -> tuple[scores.Predictions, np.ndarray]:

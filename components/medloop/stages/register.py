@@ -129,7 +129,7 @@ def _loop(
         dataset=base.dataset,
         dataset_digest=samples,
         dataset_profile=metrics["n"],
-        files=_files(models, validation, evaluation),
+        files=[("", models[card["architecture"]] / "development.parquet"), *_files(models, validation, evaluation)],
         trainings=tuple(_training(path) for path in models.values()),
     )
 

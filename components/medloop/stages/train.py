@@ -50,6 +50,7 @@ def train(base: params.Base, section: params.Train, *, arrays: Path, model: Path
             scores = _scores(task, found.val.labels, logits)
             pq.write_table(_predictions(found.val, logits), folder / "validation.parquet")
             pq.write_table(pa.Table.from_pylist(state.history), folder / "history.parquet")
+            pq.write_table(_development(found), folder / "development.parquet")
             about = {
                 "architecture": architecture,
                 "backend": name,
@@ -99,6 +100,12 @@ def _predictions(split: data.Split, logits: np.ndarray) -> pa.Table:
     for i in range(logits.shape[1]):
         table = table.append_column(f"logit_{i}", pa.array(logits[:, i]))
     return table.replace_schema_metadata()
+
+
+def _development(arrays: data.Arrays) -> pa.Table:
+    """Return patient_id and content_sha256 of every image that the model was made with: promotion leaves them out."""
+    parts = [split.index.select(["patient_id", "content_sha256"]) for split in (arrays.train, arrays.val)]
+    return pa.concat_tables(parts).replace_schema_metadata()
 
 
 def _card(base: params.Base, arrays: data.Arrays) -> dict[str, Any]:

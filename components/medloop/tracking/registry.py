@@ -116,8 +116,16 @@ def load(reference: str) -> PyFuncModel:
 
 def predictions(version: Version) -> pd.DataFrame:
     """Return the test predictions that were logged with the version."""
-    path = download_artifacts(run_id=version.tags[RUN], artifact_path="predictions.parquet", tracking_uri=uri())
-    return pd.read_parquet(path)
+    return _table(version, "predictions.parquet")
+
+
+def development(version: Version) -> pd.DataFrame:
+    """Return patient_id and content_sha256 of every image that the version was trained or chosen on."""
+    return _table(version, "development.parquet")
+
+
+def _table(version: Version, name: str) -> pd.DataFrame:
+    return pd.read_parquet(download_artifacts(run_id=version.tags[RUN], artifact_path=name, tracking_uri=uri()))
 
 
 def _if_there(ask: Callable[[], Version]) -> Version | None:
