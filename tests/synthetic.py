@@ -50,6 +50,8 @@ def _write(folder, size, count, seed, signal):
     np.save(folder / "images.npy", np.clip(images, 0, 255).astype(np.uint8))
     np.save(folder / "labels.npy", labels)
     ids = [f"{folder.name}{i:04}" for i in range(count)]
-    table = pa.table({"sample_id": ids, "patient_id": ids, "label": [CLASSES[k] for k in labels], "content_sha256": ids})
+    table = pa.table(
+        {"sample_id": ids, "patient_id": ids, "label": [CLASSES[k] for k in labels], "content_sha256": ids}
+    )
     pq.write_table(table, folder / "index.parquet")
     return {name: int((labels == k).sum()) for k, name in enumerate(CLASSES)}

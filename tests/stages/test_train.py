@@ -17,7 +17,15 @@ from medloop.stages.train import train
 from medloop.training import live
 from synthetic import write_arrays
 
-FILES = {"card.json", "development.parquet", "history.parquet", "lineage.json", "model.keras", "model.onnx", "validation.parquet"}
+FILES = {
+    "card.json",
+    "development.parquet",
+    "history.parquet",
+    "lineage.json",
+    "model.keras",
+    "model.onnx",
+    "validation.parquet",
+}
 AUGMENT = params.Augment(flip_horizontal=True, rotate_deg=5, shift=0.05, contrast=0.1, noise=0.05)
 SMALL = {"cnn": {"filters": [4, 8], "units": 8, "dropout": 0.3}}
 
