@@ -77,7 +77,7 @@ def main() -> None:
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/mlflow.db",
         "TF_CPP_MIN_LOG_LEVEL": "3",
     }
-    for seed in arguments.seeds:  # before TensorFlow comes in: a process with its threads cannot be forked
+    for seed in arguments.seeds:
         prepare(seed, folder / str(seed))
     measured = [measure(seed, arguments.architectures, folder / str(seed)) for seed in arguments.seeds]
     best, rising = (np.mean(part, axis=0) for part in zip(*measured, strict=True))
