@@ -1,6 +1,7 @@
 """The epochs: train, score on validation data, keep the best, stop early, survive a kill."""
 
 import math
+import sys
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any, Protocol
@@ -61,6 +62,8 @@ def fit(
             checkpoint.save(state, variables, best)
             log.log(state.history[-1], step=epoch)
             bar.set_postfix_str(_postfix(state, entry, task.GATE))
+            if bar.disable:  # a log has no use for a bar that is redrawn
+                bar.write(f"{spec.architecture} {epoch}/{section.epochs} epochs, {bar.postfix}", file=sys.stderr)
     for variable, value in zip(net.variables, best, strict=True):
         variable.assign(value)
     return _in_float32(spec, net) if section.mixed_precision else net, state
@@ -130,7 +133,7 @@ def _postfix(state: State, entry: dict[str, float], gate: str) -> str:
 
 
 def _bar(name: str, epochs: int, done: int) -> Any:
-    return tqdm(total=epochs, initial=done, desc=name, bar_format=BAR, unit="epoch", dynamic_ncols=True)
+    return tqdm(total=epochs, initial=done, desc=name, bar_format=BAR, unit="epoch", dynamic_ncols=True, disable=None)
 
 
 def _in_float32(spec: network.Spec, trained: keras.Model) -> keras.Model:
