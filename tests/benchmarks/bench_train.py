@@ -23,6 +23,7 @@ from medloop.training import backend, data
 
 IMAGES, VALIDATION, CLASSES, EPOCHS = 12_800, 512, 10, 7
 SHAPES = {"cnn": (28, 28, 1), "lstm": (28, 28, 1), "lstm-10x1": (10, 1, 1), "attention": (28, 28, 1)}
+HYPER: dict[str, dict[str, str]] = {"lstm-10x1": {"activation": "relu"}}  # the tutorial's LSTM(50, relu) on ten values
 
 
 def main() -> None:
@@ -66,16 +67,17 @@ def _work(way: str, name: str) -> None:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (IMAGES + VALIDATION, *SHAPES[name]), dtype=np.uint8)
     labels = random.integers(0, CLASSES, len(images)).astype(np.int32)
-    {"plain": _plain, "product": _product}[way](name.partition("-")[0], images, labels)
+    hyper = HYPER.get(name, {})
+    {"plain": _plain, "product": _product}[way](name.partition("-")[0], hyper, images, labels)
 
 
-def _plain(architecture: str, images: np.ndarray, labels: np.ndarray) -> None:
+def _plain(architecture: str, hyper: dict[str, str], images: np.ndarray, labels: np.ndarray) -> None:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import keras
 
     from medloop import models, plugins
 
-    model = plugins.load(models, architecture).build(images.shape[1:], CLASSES)
+    model = plugins.load(models, architecture).build(images.shape[1:], CLASSES, **hyper)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer="adam", loss=loss, metrics=["accuracy"])
     x, y = images[:IMAGES].astype("float32") / 255, labels[:IMAGES]
@@ -84,7 +86,7 @@ def _plain(architecture: str, images: np.ndarray, labels: np.ndarray) -> None:
         print(time.perf_counter() - start, flush=True)
 
 
-def _product(architecture: str, images: np.ndarray, labels: np.ndarray) -> None:
+def _product(architecture: str, hyper: dict[str, str], images: np.ndarray, labels: np.ndarray) -> None:
     section = params.Train(architectures=(architecture,), backend="auto", epochs=EPOCHS, patience=EPOCHS)
     backend.start(backend.select(section), 0)
     from medloop.tasks import classification
@@ -95,7 +97,7 @@ def _product(architecture: str, images: np.ndarray, labels: np.ndarray) -> None:
         data.Split(images[:IMAGES], labels[:IMAGES], None),
         data.Split(images[IMAGES:], labels[IMAGES:], None),
     )
-    spec = network.Spec(architecture, arrays.shape, CLASSES, {}, {"kind": "image"})
+    spec = network.Spec(architecture, arrays.shape, CLASSES, hyper, {"kind": "image"})
     turns = _turns()
 
     class Answer:
