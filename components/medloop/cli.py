@@ -16,7 +16,6 @@ ARRAYS, HOLDOUT = ARTIFACTS / "arrays", ARTIFACTS / "holdout"
 MODELS, EVALUATION = ARTIFACTS / "models", ARTIFACTS / "evaluation"
 
 app = typer.Typer(
-    help="From labelled medical images to a registered, promoted model.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -24,13 +23,35 @@ app = typer.Typer(
 )
 pipeline = typer.Typer(help="The same stages as a Kubeflow pipeline.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(pipeline, name="pipeline")
+images = typer.Typer(
+    help="The container images of the steps and of the model server.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(images, name="images")
 
 Profile = Annotated[str | None, typer.Option("--profile", "-p", help="profiles/NAME.yaml, laid over params.yaml")]
 Settings = Annotated[
     list[str] | None, typer.Option("--set", "-S", help="KEY=VALUE over params.yaml, e.g. train.epochs=3")
 ]
 
+Engine = Annotated[str | None, typer.Option(help="docker, podman or buildah; default: the first that is installed")]
 Package = Annotated[Path | None, typer.Option(help="compiled before; it must fit the parameters")]
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from medloop import __version__
+
+        typer.echo(f"medloop {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """From labelled medical images to a registered, promoted model."""
 
 
 @app.command()
@@ -185,7 +206,9 @@ def compile_pipeline(
 
 @pipeline.command("run")
 def run_pipeline(
-    runner: Annotated[str, typer.Option(help="subprocess: each step a process on this machine")] = "subprocess",
+    runner: Annotated[
+        str, typer.Option(help="each step a process (subprocess) or a container (docker)")
+    ] = "subprocess",
     root: Annotated[Path, typer.Option(help="folder for the outputs")] = ARTIFACTS / "pipeline",
     package: Package = None,
     profile: Profile = None,
@@ -194,9 +217,7 @@ def run_pipeline(
     """Run the pipeline on this machine."""
     import medloop_pipelines
 
-    if runner != "subprocess":
-        raise Refused(f"unknown runner {runner!r}; known: subprocess")
-    medloop_pipelines.run(_params(profile, settings), root, package=package)
+    medloop_pipelines.run(_params(profile, settings), root, package=package, runner=runner)
 
 
 @pipeline.command("submit")
@@ -212,6 +233,47 @@ def submit_pipeline(
 
     run = medloop_pipelines.submit(_params(profile, settings), host, namespace=namespace, package=package)
     typer.echo(f"submitted run {run}")
+
+
+@images.command("build")
+def build_images(
+    targets: Annotated[list[str] | None, typer.Argument(help="light, train, serve; default: all")] = None,
+    base_image: Annotated[str | None, typer.Option(help="Debian or Ubuntu with Python 3.11 to 3.13, venv, pip")] = None,
+    train_base_image: Annotated[str | None, typer.Option(help="the same for train, e.g. one of NVIDIA's")] = None,
+    train_lock: Annotated[str, typer.Option(help="train: for a GPU; train-cpu")] = "train",
+    index: Annotated[str | None, typer.Option(envvar="PIP_INDEX_URL", help="address of the package index")] = None,
+    engine: Engine = None,
+) -> None:
+    """Build images from the locks, each with its software bill of materials in dist/sbom."""
+    from medloop_pipelines import building
+
+    bases = {"base_image": base_image, "train_base_image": train_base_image}
+    for target in targets or building.TARGETS:
+        found = building.engine(engine)
+        typer.echo(building.build(target, engine=found, **bases, train_lock=train_lock, index=index))
+
+
+@images.command("list")
+def list_images(engine: Engine = None) -> None:
+    """List the images that were built here."""
+    from medloop_pipelines import building
+
+    found = building.engine(engine)
+    for target in building.TARGETS:
+        typer.echo(building.inspect(target, engine=found) or f"{building.reference(target):24} not built")
+
+
+@images.command("push")
+def push_images(
+    registry: Annotated[str, typer.Argument(help="e.g. ghcr.io/team")],
+    targets: Annotated[list[str] | None, typer.Argument(help="default: all")] = None,
+    engine: Engine = None,
+) -> None:
+    """Push images, and print their references by digest, for `pipeline.images` in params.yaml."""
+    from medloop_pipelines import building
+
+    for target in targets or building.TARGETS:
+        typer.echo(building.push(target, registry, engine=building.engine(engine)))
 
 
 def main() -> None:

@@ -25,18 +25,27 @@ def compile(params: Params, output: Path) -> None:  # noqa: A001 - the word of K
     Compiler().compile(training_pipeline(params), str(output))
 
 
-def run(params: Params, root: Path = Path("artifacts/pipeline"), *, package: Path | None = None) -> None:
-    """Run the pipeline of `params` on this machine, each step a process of its own, outputs below `root`.
+def run(
+    params: Params,
+    root: Path = Path("artifacts/pipeline"),
+    *,
+    package: Path | None = None,
+    runner: str = "subprocess",
+) -> None:
+    """Run the pipeline of `params` on this machine, each step a process or a container, outputs below `root`.
 
     Raises:
-        Refused: a step failed, or `package` was compiled for other parameters.
+        Refused: a step failed, `package` was compiled for other parameters, or `runner` is unknown.
+        Unreachable: no container engine answers.
     """
+    if runner not in runners.LOCAL:
+        raise Refused(f"unknown runner {runner!r}; known: {', '.join(runners.LOCAL)}")
     if package is None:
         # A step that fails here fails again: retries are for nodes that vanish.
         once = params.pipeline.model_copy(update={"retries": 0})
         params, package = params.model_copy(update={"pipeline": once}), root / "pipeline.yaml"
         compile(params, package)
-    runners.subprocess(_checked(package, params), root)
+    runners.LOCAL[runner](_checked(package, params), root)
 
 
 def submit(params: Params, host: str, *, namespace: str | None = None, package: Path | None = None) -> str:

@@ -4,6 +4,7 @@ import re
 import warnings
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 
 import kfp
 import kfp_server_api
@@ -23,11 +24,32 @@ def subprocess(package: Path, root: Path) -> None:
     Raises:
         Refused: a step failed; the message names it.
     """
+    _run(package, root, local.SubprocessRunner(use_venv=False))
+
+
+def docker(package: Path, root: Path) -> None:
+    """Run the pipeline in `package` on this machine, each step in a container of its own, outputs below `root`.
+
+    A container sees the working folder, `root`, `ingest.root` below them, and the pseudonym key, and nothing else.
+
+    Raises:
+        Refused: no container engine answers, an image is missing, or a step failed; the message names it.
+    """
+    from medloop_pipelines import containers
+
+    with containers.reliable(_images(package), root):
+        _run(package, root, local.DockerRunner())
+
+
+LOCAL = {"subprocess": subprocess, "docker": docker}
+
+
+def _run(package: Path, root: Path, runner: Any) -> None:
     pipeline = components.load_component_from_file(str(package))
     with warnings.catch_warnings():  # that images, limits and display names mean nothing here is known
         warnings.simplefilter("ignore", RuntimeWarning)
         warnings.filterwarnings("ignore", "Task .* have no effect in the current local runner", UserWarning)
-        local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
+        local.init(runner, pipeline_root=str(root.absolute()))
         try:
             pipeline()
         except RuntimeError as error:
@@ -73,6 +95,12 @@ def _look_for_kubeflow(host: str) -> None:
 
 def _silence(host: str, error: Exception) -> Unreachable:
     return Unreachable(f"Kubeflow at {host} does not answer ({type(error).__name__}); nothing was submitted")
+
+
+def _images(package: Path) -> list[str]:
+    """Return the image references in a compiled pipeline."""
+    executors = next(yaml.safe_load_all(package.read_text()))["deploymentSpec"]["executors"]
+    return sorted({executor["container"]["image"] for executor in executors.values()})
 
 
 def _display_names(package: Path) -> dict[str, str]:

@@ -1,0 +1,237 @@
+"""The images that `medloop images build` made, and the pipeline with every step in a container.
+
+Needs a container engine and the images: `.ci/containers` starts the one and builds the others. Takes about two minutes.
+"""
+
+import base64
+import json
+import shutil
+import subprocess
+import time
+import urllib.request
+
+import docker
+import pytest
+import yaml
+from docker.errors import DockerException
+from kfp import dsl, local
+from test_run import SAME, SETTINGS, STAGES
+
+import support
+import toy_registry
+from medloop import params, provenance
+from medloop.errors import Refused, Unreachable
+from medloop.operations.scoring import encoded
+from medloop.tracking import packaging
+from medloop_pipelines import building, containers
+from support import Project
+
+MAX_SERVE_MB = 500  # without the base
+LACKING = "import importlib.util as u, sys; print(*(n for n in sys.argv[1:] if u.find_spec(n)))"
+
+
+def _engine():
+    try:
+        client = docker.from_env()
+        client.ping()
+    except DockerException:
+        return None
+    return client
+
+
+ENGINE = _engine()
+MISSING = [] if ENGINE is None else [each for each in building.TARGETS if not building.inspect(each, engine="docker")]
+pytestmark = pytest.mark.skipif(
+    ENGINE is None or bool(MISSING),
+    reason="no container engine answers"
+    if ENGINE is None
+    else f"not built: {', '.join(MISSING)}: medloop images build",
+)
+
+
+def inside(target, *command):
+    """Return what a command prints in a container without network, root or a root file system to write to."""
+    locked = {"read_only": True, "tmpfs": {"/tmp": ""}, "network_mode": "none", "cap_drop": ["ALL"], "remove": True}
+    return ENGINE.containers.run(building.reference(target), list(command), **locked).decode().strip()
+
+
+@pytest.mark.parametrize("target", building.TARGETS)
+def test_an_image_says_what_it_is_and_runs_without_root(target):
+    config = ENGINE.images.get(building.reference(target)).attrs["Config"]
+    labels = config["Labels"]
+    assert labels["org.opencontainers.image.title"] == f"medloop-{target}"
+    assert len(labels["org.opencontainers.image.revision"]) == 40
+    assert config["User"] == "65532:65532"
+    assert config["Healthcheck"]["Test"][0] == "CMD"
+    assert inside(target, "id", "-u") == "65532"
+    with pytest.raises(docker.errors.ContainerError, match="Read-only file system|Permission denied"):
+        inside(target, "touch", "/opt/medloop/x")
+
+
+@pytest.mark.parametrize(
+    ("target", "absent"), [("light", ["tensorflow", "jax"]), ("serve", ["tensorflow", "kfp", "medloop"]), ("train", [])]
+)
+def test_an_image_holds_what_it_needs_and_no_more(target, absent):
+    asked = ["medloop", "kfp", "tensorflow", "jax", "onnxruntime"]
+    found = inside(target, "python3", "-c", LACKING, *asked).split()
+    assert not set(found) & set(absent)
+    assert found, "something is there"
+    assert "PIP_INDEX_URL" not in json.dumps(ENGINE.images.get(building.reference(target)).history())
+
+
+def test_the_serving_image_is_small():
+    size = inside("serve", "du", "-sm", "/opt/medloop").split()[0]
+    assert int(size) < MAX_SERVE_MB
+
+
+@pytest.mark.parametrize("target", building.TARGETS)
+def test_a_bill_of_materials_lists_what_is_inside(target):
+    path = support.ROOT / building.SBOM / f"medloop-{target}-{building.__version__}.cdx.json"
+    if not path.exists():
+        pytest.skip(f"the image was built elsewhere: no {path.name}")
+    bill = json.loads(path.read_text())
+    assert bill["bomFormat"] == "CycloneDX"
+    listed = {f"{each['name'].lower()}=={each['version']}" for each in bill["components"]}
+    assert all(each["externalReferences"][0]["hashes"] for each in bill["components"])
+    lines = inside(target, "python3", "-c", building.INSTALLED).lower().replace("_", "-").split()
+    assert {line for line in lines if not line.startswith("medloop==")} - {
+        each.replace("_", "-") for each in listed
+    } == set()
+
+
+def test_the_model_server_answers_as_the_model_does(tmp_path):
+    toy_registry.make(tmp_path)
+    card = json.loads((tmp_path / "evaluation/card.json").read_text())
+    with packaging.packaged(tmp_path / "models/cnn", card, model_id="m-0", run_id="0") as made:
+        shutil.copytree(made, tmp_path / "pyfunc")
+    for path in (tmp_path, *tmp_path.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    test, images = toy_registry.images(toy_registry.Toy(), tmp_path / "samples")
+    rows = [[base64.b64encode(encoded(image[..., 0], 8)).decode()] for image in images[:3]]
+    server = ENGINE.containers.run(
+        building.reference("serve"),
+        ["uvicorn", "mlflow.pyfunc.scoring_server.app:app", "--host", "127.0.0.1", "--port", "18431"],
+        detach=True,
+        read_only=True,
+        tmpfs={"/tmp": ""},
+        cap_drop=["ALL"],
+        network_mode="host",
+        volumes={str(tmp_path / "pyfunc"): {"bind": "/model", "mode": "ro"}},
+    )
+    try:
+        wait_for(lambda: urllib.request.urlopen("http://127.0.0.1:18431/health", timeout=1).status == 200, server)
+        asked = urllib.request.Request(
+            "http://127.0.0.1:18431/invocations",
+            json.dumps({"dataframe_split": {"columns": ["image"], "data": rows}}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        answer = json.loads(urllib.request.urlopen(asked, timeout=30).read())["predictions"]
+    finally:
+        server.remove(force=True)
+    from medloop.inference import Network, probabilities
+
+    wanted = probabilities(Network(tmp_path / "models/cnn/model.onnx").logits(images[:3]), card["temperature"])
+    assert [row["p_nodule"] for row in answer] == pytest.approx(wanted[:, 1].tolist())
+
+
+def wait_for(condition, container, seconds=90):
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            if condition():
+                return
+        except OSError as error:
+            container.reload()
+            assert container.status == "running", container.logs().decode()
+            assert time.monotonic() < end, f"{error}: {container.logs().decode()}"
+        time.sleep(0.3)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Project:
+    """A project after a pipeline run in processes and one in containers, of the same parameters."""
+    project = Project(tmp_path_factory.mktemp("containers"))
+    support.dicom_tree(project.folder / "data/wards", 80, name=support.CANARY)
+    content = params.merge(params.mapping(support.ROOT / "params.yaml"), SETTINGS)
+    (project.folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    for runner in ("subprocess", "docker"):
+        project.run("medloop", "pipeline", "run", "--runner", runner, "--root", f"artifacts/{runner}")
+    return project
+
+
+def steps(project, runner):
+    [folder] = [path for path in (project.folder / "artifacts" / runner).iterdir() if path.is_dir()]
+    return folder
+
+
+def test_every_step_ran_in_its_own_container(project):
+    folder = steps(project, "docker")
+    assert {path.name for path in folder.iterdir()} == set(STAGES)
+    digests = {target: ENGINE.images.get(building.reference(target)).id for target in ("light", "train")}
+    for output in SAME:
+        lineage = provenance.read_lineage(folder / output)
+        target = "light" if lineage["stage"] in ("ingest", "preprocess") else "train"
+        assert lineage["image_digest"] == digests[target]
+
+
+@pytest.mark.parametrize("output", ["ingest/samples", "preprocess/arrays", "preprocess/holdout"])
+def test_containers_and_processes_write_the_same_samples_and_arrays(project, output):
+    came, wanted = (
+        provenance.verify(steps(project, runner) / output)["outputs"] for runner in ("docker", "subprocess")
+    )
+    assert came == wanted
+
+
+def test_containers_and_processes_train_the_same_weights(project):
+    cards = [
+        json.loads((steps(project, runner) / step / "model/card.json").read_text())["weights_sha256"]
+        for step in ("train", "train-2")
+        for runner in ("docker", "subprocess")
+    ]
+    assert cards[0] == cards[1]
+    assert cards[2] == cards[3]
+
+
+def test_no_step_in_a_container_names_a_patient(project):
+    texts = [path.read_bytes() for path in steps(project, "docker").rglob("*") if path.is_file()]
+    assert not any(support.CANARY.encode() in text for text in [*texts, project.output.encode()])
+
+
+def test_forty_steps_that_fail_are_forty_failures(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    image = building.reference("light")
+
+    @dsl.container_component
+    def fail():
+        return dsl.ContainerSpec(image=image, command=["sh", "-c", "exit 1"])
+
+    with containers.reliable([image], tmp_path / "runs"):
+        local.init(local.DockerRunner(), pipeline_root=str(tmp_path / "runs"))
+        for _ in range(40):
+            with pytest.raises(RuntimeError, match="FAILURE"):
+                fail()
+    assert not [each for each in ENGINE.containers.list(all=True) if image in each.image.tags]
+
+
+def test_what_cannot_run_is_refused_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def refusal(image):
+        with pytest.raises(Refused) as refused, containers.reliable([image], tmp_path):
+            pass
+        return str(refused.value)
+
+    assert "there is no image medloop-none:1 here: build it" in refusal("medloop-none:1")
+    assert "No module named 'kfp'" in refusal(building.reference("serve"))
+    other = f"FROM {building.reference('light')}\nUSER root\nRUN sed -i s/0.1.0/9.9.9/ $(find /opt/medloop -path '*/medloop/__init__.py')"
+    subprocess.run(
+        ["docker", "build", "--quiet", "--tag", "medloop-other:9", "-"],
+        input=other,
+        text=True,
+        check=True,
+        capture_output=True,
+    )
+    assert f"holds medloop 9.9.9, this is medloop {building.__version__}" in refusal("medloop-other:9")
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
+    with pytest.raises(Unreachable, match="no container engine answers at unix://"), containers.reliable([], tmp_path):
+        pass
