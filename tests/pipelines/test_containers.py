@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 import urllib.request
+from contextlib import suppress
 
 import docker
 import pytest
@@ -64,7 +65,7 @@ def test_an_image_says_what_it_is_and_runs_without_root(target):
     assert config["User"] == "65532:65532"
     assert config["Healthcheck"]["Test"][0] == "CMD"
     assert inside(target, "id", "-u") == "65532"
-    with pytest.raises(docker.errors.ContainerError, match="Read-only file system|Permission denied"):
+    with pytest.raises(docker.errors.ContainerError, match=r"Read-only file system|Permission denied"):
         inside(target, "touch", "/opt/medloop/x")
 
 
@@ -106,7 +107,7 @@ def test_the_model_server_answers_as_the_model_does(tmp_path):
         shutil.copytree(made, tmp_path / "pyfunc")
     for path in (tmp_path, *tmp_path.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    test, images = toy_registry.images(toy_registry.Toy(), tmp_path / "samples")
+    _, images = toy_registry.images(toy_registry.Toy(), tmp_path / "samples")
     rows = [[base64.b64encode(encoded(image[..., 0], 8)).decode()] for image in images[:3]]
     server = ENGINE.containers.run(
         building.reference("serve"),
@@ -136,15 +137,15 @@ def test_the_model_server_answers_as_the_model_does(tmp_path):
 
 def wait_for(condition, container, seconds=90):
     end = time.monotonic() + seconds
-    while True:
-        try:
+    while time.monotonic() < end:
+        with suppress(OSError):
             if condition():
                 return
-        except OSError as error:
-            container.reload()
-            assert container.status == "running", container.logs().decode()
-            assert time.monotonic() < end, f"{error}: {container.logs().decode()}"
+        container.reload()
+        if container.status != "running":
+            break
         time.sleep(0.3)
+    pytest.fail(container.logs().decode())
 
 
 @pytest.fixture(scope="module")
@@ -223,14 +224,10 @@ def test_what_cannot_run_is_refused_by_name(tmp_path, monkeypatch):
 
     assert "there is no image medloop-none:1 here: build it" in refusal("medloop-none:1")
     assert "No module named 'kfp'" in refusal(building.reference("serve"))
-    other = f"FROM {building.reference('light')}\nUSER root\nRUN sed -i s/0.1.0/9.9.9/ $(find /opt/medloop -path '*/medloop/__init__.py')"
-    subprocess.run(
-        ["docker", "build", "--quiet", "--tag", "medloop-other:9", "-"],
-        input=other,
-        text=True,
-        check=True,
-        capture_output=True,
-    )
+    changed = "sed -i s/0.1.0/9.9.9/ /opt/medloop/lib/python3*/site-packages/medloop/__init__.py"
+    file = f"FROM {building.reference('light')}\nUSER root\nRUN {changed}"
+    command = ["docker", "build", "--quiet", "--tag", "medloop-other:9", "-"]
+    subprocess.run(command, input=file, text=True, check=True, capture_output=True)
     assert f"holds medloop 9.9.9, this is medloop {building.__version__}" in refusal("medloop-other:9")
     monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
     with pytest.raises(Unreachable, match="no container engine answers at unix://"), containers.reliable([], tmp_path):
