@@ -13,19 +13,19 @@ from contextlib import suppress
 
 import docker
 import pytest
-import yaml
 from docker.errors import DockerException
 from kfp import dsl, local
-from test_run import SAME, SETTINGS, STAGES
 
 import support
 import toy_registry
-from medloop import params, provenance
+import wards
+from medloop import provenance
 from medloop.errors import Refused, Unreachable
 from medloop.operations.scoring import encoded
 from medloop.tracking import packaging
 from medloop_pipelines import building, containers
 from support import Project
+from wards import SAME, STAGES
 
 MAX_SERVE_MB = 500  # without the base
 LACKING = "import importlib.util as u, sys; print(*(n for n in sys.argv[1:] if u.find_spec(n)))"
@@ -151,10 +151,7 @@ def wait_for(condition, container, seconds=90):
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
     """A project after a pipeline run in processes and one in containers, of the same parameters."""
-    project = Project(tmp_path_factory.mktemp("containers"))
-    support.dicom_tree(project.folder / "data/wards", 80, name=support.CANARY)
-    content = params.merge(params.mapping(support.ROOT / "params.yaml"), SETTINGS)
-    (project.folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    project = wards.project(tmp_path_factory.mktemp("containers"))
     for runner in ("subprocess", "docker"):
         project.run("medloop", "pipeline", "run", "--runner", runner, "--root", f"artifacts/{runner}")
     return project

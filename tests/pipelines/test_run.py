@@ -4,39 +4,20 @@ import json
 
 import pandas as pd
 import pytest
-import yaml
 
 import support
-from medloop import params, provenance
+import wards
+from medloop import provenance
 from support import CANARY, Project
+from wards import SAME, STAGES
 
-SETTINGS = {
-    "base": {"dataset": "wards"},
-    "ingest": {"source": "dicom", "root": "data/wards", "split": {"val": 0.25, "test": 0.35}},
-    "validate": {"min_samples_per_class": 2},
-    "preprocess": {"size_px": [16, 16]},
-    "train": {"architectures": ["cnn", "lstm"], "epochs": 1, "hyper": {"cnn": {"filters": [8, 16]}}},
-    "evaluate": {"resamples": 100},
-}
-STAGES = ("ingest", "validate", "preprocess", "train", "train-2", "evaluate", "register")
-SAME = {
-    "ingest/samples": "samples",
-    "preprocess/arrays": "arrays",
-    "preprocess/holdout": "holdout",
-    "train/model": "models/cnn",
-    "train-2/model": "models/lstm",
-    "evaluate/evaluation": "evaluation",
-}
 NETWORKS = {"model.keras", "model.onnx"}  # compared by their weights: the converters number their parts anew each time
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
     """A project after `dvc repro` and a pipeline run of the same parameters."""
-    project = Project(tmp_path_factory.mktemp("pipeline"))
-    support.dicom_tree(project.folder / "data/wards", 80, name=CANARY)
-    content = params.merge(params.mapping(support.ROOT / "params.yaml"), SETTINGS)
-    (project.folder / "params.yaml").write_text(yaml.safe_dump(content, sort_keys=False))
+    project = wards.project(tmp_path_factory.mktemp("pipeline"))
     project.run("dvc", "repro")
     project.run("medloop", "pipeline", "run", "--runner", "subprocess")
     return project
