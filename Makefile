@@ -8,17 +8,21 @@ READY := .venv/installed-$(LOCK)
 PYTHONS := python3.13 python3.12 python3.11 python3
 UV_COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade -q
 
+# SET holds KEY=VALUE words, quoted as in a shell; nothing in it is run.
+SETTINGS := words=$$(xargs -r printf '%s\n' <<<"$$SET") && { settings=(); [ -z "$$words" ] || mapfile -t settings <<<"$$words"; } &&
+export SET PROFILE
+
 .PHONY: repro experiment test lint bench lock clean
 .DEFAULT_GOAL := repro
 
 repro: $(READY)  ## run the loop: make repro [PROFILE=breastmnist] [SET="train.epochs=3 base.seed=1"]
-	@$(BIN)/medloop repro $(if $(PROFILE),--profile $(PROFILE)) $(foreach setting,$(SET),--set $(setting))
+	@$(SETTINGS) $(BIN)/medloop repro $${PROFILE:+--profile "$$PROFILE"} "$${settings[@]/#/--set=}"
 
 experiment: $(READY)  ## a DVC experiment: make experiment SET="train.epochs=3"; without a git identity, under a stand-in
 	@export PATH="$(CURDIR)/$(BIN):$$PATH"; \
 	if ! git config user.email >/dev/null; then export GIT_AUTHOR_NAME=medloop GIT_AUTHOR_EMAIL=medloop@localhost \
 	GIT_COMMITTER_NAME=medloop GIT_COMMITTER_EMAIL=medloop@localhost; fi; \
-	dvc exp run $(foreach setting,$(SET),-S $(setting))
+	$(SETTINGS) medloop params "$${settings[@]/#/--set=}" >/dev/null && dvc exp run "$${settings[@]/#/--set-param=}"
 
 test: $(READY) lint  ## lint, types, tests
 	@$(BIN)/pytest -n 2 --dist loadfile

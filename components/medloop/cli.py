@@ -112,11 +112,11 @@ def evaluate() -> None:
 
 
 @app.command()
-def register() -> None:
+def register(profile: Profile = None, settings: Settings = None) -> None:
     """Find or create the model's version in the MLflow registry."""
     from medloop.stages.register import register as stage
 
-    params = _params()
+    params = _params(profile, settings)
     with _recorded("register") as record:
         record |= stage(
             params.base,
@@ -125,6 +125,8 @@ def register() -> None:
             validation=VALIDATION,
             evaluation=EVALUATION,
         )
+    state = "registered" if record["new"] else "registered before"
+    typer.echo(f"{record['model']} version {record['version']}: {state}, on {record['server']}")
 
 
 @app.command()
@@ -135,34 +137,35 @@ def repro(
     from medloop import workspace
 
     workspace.repro(profile, settings or [], force=force)
-    typer.echo(workspace.summary(ARTIFACTS))
+    typer.echo(workspace.summary(ARTIFACTS, profile))
 
 
 @app.command("params")
-def show_params(profile: Profile = None) -> None:
+def show_params(profile: Profile = None, settings: Settings = None) -> None:
     """Print every parameter with its value and meaning."""
     from medloop import params, workspace
 
-    typer.echo(params.describe(workspace.effective(profile, [])))
+    typer.echo(params.describe(workspace.effective(profile, settings or [])))
 
 
 @app.command()
-def models(profile: Profile = None) -> None:
+def models(profile: Profile = None, settings: Settings = None) -> None:
     """List the registered versions with aliases and metrics."""
     from medloop.operations.models import models as operation
 
-    typer.echo(operation(_params(profile).base))
+    typer.echo(operation(_params(profile, settings).base))
 
 
 @app.command()
 def promote(
     version: Annotated[str | None, typer.Argument(help="number or alias; default: the challenger")] = None,
     profile: Profile = None,
+    settings: Settings = None,
 ) -> None:
     """Make a version the champion, if it fulfils `promote:` in params.yaml."""
     from medloop.operations.promote import promote as operation
 
-    params = _params(profile)
+    params = _params(profile, settings)
     decision = operation(params.base, params.promote, version=version or params.register.alias, samples=SAMPLES)
     typer.echo(decision.reason)
     if not decision.ok:
@@ -170,11 +173,11 @@ def promote(
 
 
 @app.command()
-def rollback(profile: Profile = None) -> None:
+def rollback(profile: Profile = None, settings: Settings = None) -> None:
     """Bring the previous champion back."""
     from medloop.operations.rollback import rollback as operation
 
-    typer.echo(operation(_params(profile).base))
+    typer.echo(operation(_params(profile, settings).base))
 
 
 @app.command()
@@ -184,11 +187,12 @@ def predict(
     model: Annotated[str, typer.Option(help="an alias, a version number or a models:/ address")] = "champion",
     paths: Annotated[bool, typer.Option("--paths", help="add each file's path: it may hold a patient's name")] = False,
     profile: Profile = None,
+    settings: Settings = None,
 ) -> None:
     """Write what a registered model says of images."""
     from medloop.operations.predict import predict as operation
 
-    typer.echo(operation(_params(profile).base, model=model, source=source, output=output, paths=paths))
+    typer.echo(operation(_params(profile, settings).base, model=model, source=source, output=output, paths=paths))
 
 
 @pipeline.command("compile")

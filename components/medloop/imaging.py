@@ -35,6 +35,9 @@ def is_dicom(content: bytes) -> bool:
     return content[128:132] == b"DICM"
 
 
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong with a file, Unreadable says
+
+
 def decode(content: bytes) -> Image:
     """Return the first image in a DICOM, PNG, JPEG or TIFF file, and its bits in use.
 

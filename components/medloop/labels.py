@@ -1,11 +1,11 @@
 """Label tables: a CSV that says which file, or which patient, has which label."""
 
-from collections.abc import Hashable, Mapping
+import csv
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-import pandas as pd
 from pydantic import AfterValidator
 
 from medloop import manifest, privacy
@@ -19,6 +19,7 @@ def _below_root(path: Path) -> Path:
 
 
 Table = Annotated[Path, AfterValidator(_below_root)]
+MAX_AGE_YEARS = 130
 OPTIONAL = ("patient_id", "site", "sex", "age_years", "split")
 
 
@@ -38,28 +39,42 @@ def read(path: Path, key: str) -> dict[str, Row]:
     """Return the rows of a CSV by their column `key`; `path` stands for files below a folder, written with slashes.
 
     Raises:
-        Refused: no such file, a column missing, two rows with one key, a cell that cannot be; the message names the
-            line, for a cell may hold a patient's name.
+        Refused: no such file, a column missing, a row with too many or too few cells, two rows with one key, a cell
+            that cannot be; the message names the line, for a cell may hold a patient's name.
     """
-    try:
-        table = pd.read_csv(
-            path, dtype=str, keep_default_na=False, encoding="utf-8-sig", skipinitialspace=True, index_col=False
-        )
-    except FileNotFoundError:
-        raise Refused(f"no label table {path}: it must have the columns {key} and label") from None
-    except (ValueError, OSError) as error:  # pandas' and Unicode's errors are ValueErrors, and quote the file
-        raise Refused(f"{path} is no readable CSV in UTF-8 ({type(error).__name__})") from None
-    missing = [column for column in (key, "label") if column not in table.columns]
-    if missing:
-        raise Refused(f"{path} must have the columns {key} and label, no column {' and '.join(missing)}")
     rows: dict[str, Row] = {}
-    for line, cells in enumerate(table.to_dict("records"), start=2):
-        name = cells[key].strip()
+    for line, cells in _records(path, key):
+        name = cells[key]
         name = str(PurePosixPath(name)) if key == "path" else name
         if name in rows:
             raise Refused(f"{path}, line {line}: a second row for the same {key}")
         rows[name] = _row(cells, f"{path}, line {line}")
     return rows
+
+
+def _records(path: Path, key: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the number and the cells of each line below the header; empty lines are none."""
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, skipinitialspace=True, strict=True)
+            lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
+    except FileNotFoundError:
+        raise Refused(f"no label table {path}: it must have the columns {key} and label") from None
+    except (ValueError, OSError, csv.Error) as error:  # they may quote the file
+        raise Refused(f"{path} is no readable CSV in UTF-8 ({type(error).__name__})") from None
+    header = lines[0][1] if lines else []
+    if absent := [column for column in (key, "label") if column not in header]:
+        hint = "; separate with commas" if len(header) == 1 and set(header[0]) & {";", "\t"} else ""
+        raise Refused(
+            f"{path} must have the columns {key} and label, its first line has no {' and '.join(absent)}{hint}"
+        )
+    for line, cells in lines[1:]:
+        if len(cells) != len(header):
+            raise Refused(
+                f"{path}, line {line}: {len(cells)} cells, the first line has {len(header)}; a cell with a comma must "
+                "stand in quotes"
+            )
+        yield line, dict(zip(header, cells, strict=True))
 
 
 def match(keys: Mapping[str, str], rows: Mapping[str, Row], table: Path) -> None:
@@ -88,8 +103,8 @@ def match(keys: Mapping[str, str], rows: Mapping[str, Row], table: Path) -> None
     )
 
 
-def _row(cells: Mapping[Hashable, str], where: str) -> Row:
-    given = {column: cells[column].strip() for column in ("label", *OPTIONAL) if cells.get(column, "").strip()}
+def _row(cells: Mapping[str, str], where: str) -> Row:
+    given = {column: cells[column] for column in ("label", *OPTIONAL) if cells.get(column)}
     if "label" not in given:
         raise Refused(f"{where}: the label is empty")
     if given.get("sex", "F") not in ("F", "M", "O"):
@@ -100,4 +115,6 @@ def _row(cells: Mapping[Hashable, str], where: str) -> Row:
         age = float(given.pop("age_years")) if "age_years" in given else None
     except ValueError:
         raise Refused(f"{where}: age_years must be a number") from None
+    if age is not None and not 0 <= age <= MAX_AGE_YEARS:
+        raise Refused(f"{where}: age_years must lie within 0 to {MAX_AGE_YEARS}")
     return Row(**given, age_years=age)

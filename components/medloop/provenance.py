@@ -58,11 +58,14 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def read_lineage(folder: Path) -> dict[str, Any]:
-    """Return the lineage in `folder`; raise Refused where there is none or of another schema version."""
+    """Return the lineage in `folder`; raise Refused where there is none, a damaged one, or another schema version."""
     path = folder / LINEAGE
     if not path.exists():
         raise Refused(f"no {LINEAGE} in {folder}: run the stage that makes it first (`dvc repro`)")
-    lineage = json.loads(path.read_text())
+    try:
+        lineage = json.loads(path.read_text())
+    except ValueError:
+        raise Refused(f"{path} is damaged: remove {folder} and run `dvc repro` again") from None
     if lineage.get("schema_version") != SCHEMA_VERSION:
         raise Refused(
             f"{path} has schema version {lineage.get('schema_version')}, this medloop reads {SCHEMA_VERSION}: "

@@ -48,7 +48,14 @@ def repro(profile: str | None, settings: list[str], *, force: bool = False) -> N
     with _alone():
         _recover()
         mapping = effective(profile, settings)
-        _check_names(params.check(mapping, where=str(PARAMS)))
+        checked = params.check(mapping, where=str(PARAMS))
+        check_names(checked)
+        if not checked.ingest.root.exists():
+            raise Refused(f"ingest.root must be a folder or file that exists, got {checked.ingest.root}")
+        if missing := [name for name in checked.train.architectures if name not in checked.train.hyper]:
+            raise Refused(
+                f"train.hyper must have a key for each architecture; add {missing[0]!r} with {{}} for its defaults"
+            )
         _run_dvc(mapping, keep=not (profile or settings), force=force)
 
 
@@ -61,7 +68,7 @@ def _run_dvc(mapping: dict[str, Any], *, keep: bool, force: bool) -> None:
         raise Refused("a stage failed: its message stands above; outputs of earlier runs are in place")
 
 
-def summary(artifacts: Path) -> str:
+def summary(artifacts: Path, profile: str | None = None) -> str:
     """Return what a user wants to know after a run: the choice, its test metrics, the version, where to look next."""
     choice = json.loads((artifacts / "evaluation/choice.json").read_text())
     metrics = json.loads((artifacts / "evaluation/metrics.json").read_text())
@@ -73,6 +80,7 @@ def summary(artifacts: Path) -> str:
         f"model    {run['model']} version {run['version']}",
         f"report   {artifacts / 'evaluation/report.html'}",
         f"data     {artifacts / 'validation/data_docs/index.html'}",
+        f"promote  .venv/bin/medloop promote{f' --profile {profile}' if profile else ''}",
         f"runs     {run['server'] if run['server'].startswith('http') else ui + run['server']}",
     ]
     return "\n".join(lines)
@@ -173,8 +181,8 @@ def _recover() -> None:
         print(f"{PARAMS} was left under a profile by a run that was killed: put back", file=sys.stderr)  # noqa: T201
 
 
-def _check_names(read: params.Params) -> None:
-    """Refuse before the first stage what DVC would call a missing dependency."""
+def check_names(read: params.Params) -> None:
+    """Refuse before the first stage a source, task, suite or architecture that there is no file for."""
     for package, name in (
         (sources, read.ingest.source),
         (tasks, read.base.task),
@@ -182,9 +190,3 @@ def _check_names(read: params.Params) -> None:
         *((models, architecture) for architecture in read.train.architectures),
     ):
         plugins.check(package, name)
-    if not read.ingest.root.exists():
-        raise Refused(f"ingest.root must be a folder or file that exists, got {read.ingest.root}")
-    if missing := [name for name in read.train.architectures if name not in read.train.hyper]:
-        raise Refused(
-            f"train.hyper must have a key for each architecture; add {missing[0]!r} with {{}} for its defaults"
-        )

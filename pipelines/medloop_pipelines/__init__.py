@@ -17,12 +17,16 @@ def compile(params: Params, output: Path) -> None:  # noqa: A001 - the word of K
     """Write the pipeline of `params` to `output`, the IR that every Kubeflow takes; same `params`, same bytes.
 
     Raises:
-        Refused: `output` does not end in .yaml.
+        Refused: `output` does not end in .yaml or cannot be written, or a name in `params` is unknown.
     """
     if output.suffix != ".yaml":
         raise Refused(f"a compiled pipeline is a .yaml file, got {output}")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    Compiler().compile(training_pipeline(params), str(output))
+    pipeline = training_pipeline(params)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        Compiler().compile(pipeline, str(output))
+    except OSError as error:
+        raise Refused(f"{output} cannot be written: {error.strerror}") from None
 
 
 def run(

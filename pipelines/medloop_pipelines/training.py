@@ -5,7 +5,7 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-from medloop import components, provenance
+from medloop import components, provenance, workspace
 from medloop.errors import Refused
 from medloop.params import Params, Section, Stage, dump
 from medloop_pipelines import images
@@ -91,3 +91,4 @@ def _check(params: Params) -> None:
             f"train.architectures: a Kubeflow pipeline takes at most {components.MAX_MODELS} side by side, got {came}; "
             "name fewer, or add inputs to evaluate and register in medloop/components.py"
         )
+    workspace.check_names(params)

@@ -210,6 +210,16 @@ def test_a_version_gains_nothing_from_test_patients_that_it_was_trained_on(tmp_p
     assert "; 300 test images are left out" in decision.reason
 
 
+def test_samples_under_another_key_cannot_decide(tmp_path):
+    registered(tmp_path, fingerprint="aaaa")
+    promote(BASE, RULE, samples=tmp_path / "samples")
+    registered(tmp_path, noise=0.05, fingerprint="bbbb")
+    with pytest.raises(
+        Refused, match=r"version 1 was made under the pseudonym key aaaa, today's samples .* under bbbb"
+    ):
+        promote(BASE, RULE, samples=tmp_path / "samples")
+
+
 def test_a_version_scored_anew_stands_in_the_ledger(tmp_path):
     registered(tmp_path)
     promote(BASE, RULE, samples=tmp_path / "samples")

@@ -5,7 +5,7 @@ import numpy as np
 import pydicom.data
 import pytest
 
-from medloop import manifest, params
+from medloop import labels, manifest, params
 from medloop.errors import Refused
 from medloop.stages.ingest import ingest
 
@@ -144,3 +144,22 @@ def test_patients_are_not_taken_for_classes(tmp_path):
     with pytest.raises(Refused, match="must be classes") as caught:
         run(tmp_path / "data")
     assert "Canary" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("path,label\na.png,normal, benign\n", "line 2: 3 cells, the first line has 2; a cell with a comma must stand"),
+        ("path,label,patient_id\na.png,normal\n", "line 2: 2 cells, the first line has 3"),
+        ("path;label\na.png;normal\n", "its first line has no path and label; separate with commas"),
+        ("", "its first line has no path and label"),
+        ('path,label\n"a.png,normal\n', "no readable CSV"),
+        ("path,label,age_years\na.png,normal,-5\n", "line 2: age_years must lie within 0 to 130"),
+        ("path,label,age_years\na.png,normal,inf\n", "line 2: age_years must lie within 0 to 130"),
+        ("path,label,age_years\na.png,normal,nan\n", "line 2: age_years must lie within 0 to 130"),
+    ],
+)
+def test_a_label_table_that_does_not_fit_is_refused_by_its_line(tmp_path, text, words):
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(Refused, match=words):
+        labels.read(tmp_path / "labels.csv", "path")

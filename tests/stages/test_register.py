@@ -237,3 +237,12 @@ def test_a_silent_server_is_named_at_once_and_costs_nothing(tmp_path, monkeypatc
         register(Toy().base, params.Register(), **loop)
     assert time.monotonic() - begun < 20
     assert {path: provenance.sha256(path) for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
+def test_an_evaluation_of_another_data_set_is_refused(tmp_path):
+    made = toy_registry.make(tmp_path)
+    words = r"is of medloop-classification-toy, the parameters are of .*-lungs: name the profile"
+    with pytest.raises(Refused, match=words):
+        register(params.Base(dataset="lungs"), params.Register(), **made)
+    with server() as client:
+        assert client.search_registered_models() == []

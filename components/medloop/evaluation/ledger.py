@@ -23,7 +23,7 @@ class Opening(NamedTuple):
 
 def path() -> Path:
     """Return where the ledger is: `$MEDLOOP_STATE`, else `.medloop`, outside every output."""
-    return Path(os.environ.get("MEDLOOP_STATE", ".medloop")) / "ledger.jsonl"
+    return Path(os.environ.get("MEDLOOP_STATE") or ".medloop") / "ledger.jsonl"
 
 
 def name(images: Iterable[str]) -> str:

@@ -101,6 +101,12 @@ def _scores(candidate: registry.Version, champion: registry.Version | None, samp
             f"today's samples in {samples} have the classes {', '.join(test.classes)}, {candidate} has "
             f"{', '.join(classes)}: ingest the data that it is meant for"
         )
+    for each in (candidate, champion):
+        if (came := each.tags.get("medloop.key_fingerprint", test.key_fingerprint)) != test.key_fingerprint:
+            raise Refused(
+                f"{each} was made under the pseudonym key {came}, today's samples in {samples} under "
+                f"{test.key_fingerprint}: no patient can be recognised across the two; ingest under the right key"
+            )
     unseen = test.without(pd.concat([registry.development(each) for each in (candidate, champion)]))
     ours = scoring.logged(candidate, unseen)
     if ours is None:

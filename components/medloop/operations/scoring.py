@@ -29,6 +29,7 @@ class TestSet:
     folder: Path
     table: pd.DataFrame
     classes: tuple[str, ...]
+    key_fingerprint: str | None
 
     @cached_property
     def sha256(self) -> str:
@@ -52,11 +53,14 @@ def today(samples: Path, dataset: str) -> TestSet:
     """Return the test set in `samples`; raise Refused where there is none."""
     if not (samples / "manifest.parquet").exists():
         raise Refused(f"no samples in {samples}, on which the champion must be scored: run `dvc repro` first")
-    made = provenance.verify(samples)["parameters"]["base"]["dataset"]
+    lineage = provenance.verify(samples)
+    made = lineage["parameters"]["base"]["dataset"]
     if made != dataset:
         raise Refused(f"{samples} holds {made}, the model is for {dataset}: run `make repro` for {dataset} first")
     table, facts = manifest.read(samples)
-    return TestSet(samples, table[table["split"] == "test"].reset_index(drop=True), facts.classes)
+    return TestSet(
+        samples, table[table["split"] == "test"].reset_index(drop=True), facts.classes, lineage.get("key_fingerprint")
+    )
 
 
 def logged(version: registry.Version, test: TestSet) -> np.ndarray | None:

@@ -1,7 +1,6 @@
 """Read a source, split it by patient, look for leaks, pack it."""
 
 import hashlib
-import json
 from collections import Counter
 from pathlib import Path
 from types import ModuleType
@@ -78,8 +77,8 @@ def _source(section: params.Ingest) -> tuple[ModuleType, params.Section]:
 
 def _check_key(samples: Path, pseudonyms: privacy.Pseudonyms) -> None:
     """Refuse to replace samples made under another key: no patient could be recognised across the two."""
-    path = samples / provenance.LINEAGE
-    made_under = json.loads(path.read_text()).get("key_fingerprint") if path.exists() else None
+    there = (samples / provenance.LINEAGE).exists()
+    made_under = provenance.read_lineage(samples).get("key_fingerprint") if there else None
     if made_under not in (None, pseudonyms.fingerprint):
         raise Refused(
             f"{samples} was made under the pseudonym key {made_under}, the key in {privacy.key_file()} is "

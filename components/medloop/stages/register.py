@@ -35,10 +35,12 @@ def register(
         evaluation: what `evaluate` left.
 
     Raises:
-        Refused: a file does not match its digest, the folders do not belong together, or another key made the samples.
+        Refused: a file does not match its digest, the folders do not belong together or to `base`, or another key made
+            the samples.
         Unreachable: the tracking server does not answer; nothing is lost, for the next call takes up where this ended.
     """
     lineage, chosen = _verified(models, validation, evaluation)
+    _same_data(lineage, base, evaluation)
     _same_key(lineage)
     card = json.loads((evaluation / "card.json").read_text())
     loop = _loop(base, lineage, card, models, validation, evaluation)
@@ -72,6 +74,16 @@ def _verified(models: Mapping[str, Path], validation: Path, evaluation: Path) ->
         )
     provenance.verify(models[architecture])
     return lineage, models[architecture]
+
+
+def _same_data(lineage: dict[str, Any], base: params.Base, evaluation: Path) -> None:
+    """Raise Refused for an evaluation of another task or data set than `base` names."""
+    made = params.Base.model_validate(lineage["parameters"]["base"])
+    if made.model_name != base.model_name:
+        raise Refused(
+            f"{evaluation} is of {made.model_name}, the parameters are of {base.model_name}: "
+            "name the profile that it was made under (`medloop register --profile NAME`)"
+        )
 
 
 def _same_key(lineage: dict[str, Any]) -> None:

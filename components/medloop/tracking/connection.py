@@ -108,7 +108,7 @@ def _silence(reason: str) -> Unreachable:
     kind, state = ("store", "cannot be used") if _sqlite_file() else ("server", "does not answer")
     return Unreachable(
         f"tracking {kind} {address()} {state} ({reason}); results are kept in artifacts: "
-        "run `medloop register` later, or set MLFLOW_TRACKING_URI to another server"
+        "run `medloop register` later (with --profile, if there was one), or set MLFLOW_TRACKING_URI to another server"
     )
 
 

@@ -26,7 +26,7 @@ class Checkpoint:
     """A checkpoint under `folder`, named by everything that decides the course of the run."""
 
     def __init__(self, name: str, folder: Path | None = None) -> None:
-        state = Path(os.environ.get("MEDLOOP_STATE", ".medloop"))
+        state = Path(os.environ.get("MEDLOOP_STATE") or ".medloop")
         self._folder = (folder or state / "checkpoints") / name
         self._path = self._folder / "state.npz"
 
