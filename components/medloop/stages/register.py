@@ -58,7 +58,7 @@ def register(
             registry.set_aliases(client, base.model_name, {section.alias: version.number})
         registry.retag(client, version, {**tags, registry.DONE: "true"})
     found = {"model": base.model_name, "version": version.number, "new": new, "run_id": run_id, "server": address()}
-    return found | ({"kfp_run_id": kfp_run_id} if kfp_run_id else {})
+    return found | {"origin": origin}
 
 
 def _verified(models: Mapping[str, Path], validation: Path, evaluation: Path) -> tuple[dict[str, Any], Path]:
