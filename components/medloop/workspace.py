@@ -20,6 +20,7 @@ import yaml
 
 from medloop import expectations, models, params, plugins, sources, tasks
 from medloop.errors import Refused
+from medloop.fetching import data
 
 PARAMS, PROFILES = Path("params.yaml"), Path("profiles")
 
@@ -182,7 +183,8 @@ def _check_names(read: params.Params) -> None:
         *((models, architecture) for architecture in read.train.architectures),
     ):
         plugins.check(package, name)
-    if not read.ingest.root.exists():
+    data.look(read.ingest)
+    if not data.is_remote(read.ingest) and not Path(read.ingest.root).exists():
         raise Refused(f"ingest.root must be a folder or file that exists, got {read.ingest.root}")
     if missing := [name for name in read.train.architectures if name not in read.train.hyper]:
         raise Refused(
