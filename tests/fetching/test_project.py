@@ -91,7 +91,11 @@ def test_a_revision_comes_with_the_hash_that_dvc_gives_it(origin, downloads, tmp
     [
         ("data/wards", "nix", "has no revision nix; check ingest.dvc.rev"),
         ("data/none", "v1", r"^data/none at v1 of \S+ does not exist; check ingest.dvc.path"),
-        ("data/wards", "v2", r"^the DVC remote of \S+ lacks the data of data/wards at v2 of \S+: `dvc push` there"),
+        (
+            "data/wards",
+            "v2",
+            r"^the DVC remote of \S+ lacks the data of data/wards at v2 of \S+, or will not give it: `dvc push` there",
+        ),
         ("plain", "v1", r"^plain at v1 of \S+ holds files that DVC does not track"),
         ("data/wards/labels.csv", "v1", "is no folder with files"),
     ],

@@ -103,4 +103,10 @@ def test_a_revision_of_a_dvc_project_runs_ingest_when_it_is_changed(project, ser
         assert found[-1] == f"md5:{listed}"
     assert found[0] != found[1]
     assert "Data and pipelines are up to date" in project.run("dvc", "repro", "ingest")
+    write_params(project, dvc={"repo": f"file://{other.folder}", "path": "wards", "rev": "v1"})
+    fresh = {"MEDLOOP_STATE": str(tmp_path / "state")}
+    for wrong in ({"AWS_SECRET_ACCESS_KEY": "wrong"}, {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}):
+        said = project.run("medloop", "ingest", fails=True, **fresh, **wrong)
+        assert f"medloop: the DVC remote of file://{other.folder}" in said
+        assert "Traceback" not in said
     assert CANARY not in project.output

@@ -110,6 +110,20 @@ def test_run_version_and_kubeflow_s_artifact_carry_the_id_of_the_kubeflow_run(pr
     assert project.run("medloop", "verify", told["version"]).splitlines()[-1] == "every link holds"
 
 
+@pytest.mark.parametrize("place", ["samples/shards/00000.bin", "models/cnn/model.onnx", "evaluation/metrics.json"])
+def test_one_flipped_byte_of_an_output_breaks_the_chain(project, place):
+    path = project.folder / "artifacts" / place
+    content = path.read_bytes()
+    path.unlink()  # it may be linked to DVC's cache
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    try:
+        said = project.run("medloop", "verify", "challenger", fails=True)
+    finally:
+        path.write_bytes(content)
+    assert project.returncode == 2
+    assert said.splitlines()[-1].startswith(f"medloop: broken: artifacts/{place} against artifacts/")
+
+
 def test_the_ui_gets_metrics_curves_and_report(steps):
     metrics = json.loads((steps / "evaluate/evaluation/metrics.json").read_text())["test"]
     assert shown(steps, "evaluate", "metrics")["auc"] == metrics["auc"]["value"]

@@ -64,17 +64,15 @@ class Revision:
         tracked = info.get("dvc_info", {}).get("entry")
         if tracked is None or tracked.hash_info is None:
             raise Refused(f"{self.name} holds files that DVC does not track: `dvc add` the folder, and push")
-        known = (
-            tracked.hash_info.value if tracked.hash_info.name == "md5" else None
-        )  # DVC 2 changed texts before it hashed
-        return Object(path, None, tracked.hash_info.value, known)
+        found = tracked.hash_info  # DVC 2 hashed texts with other line ends, under another name
+        return Object(path, None, found.value, found.value if found.name == "md5" else None)
 
     @contextmanager
     def _understood(self, each: Object | None = None) -> Iterator[None]:
         """Raise what a user can mend in place of DVC's errors."""
         reference = self.reference
         what = f"{pseudonym(each)} of {self.name}" if each else self.name
-        push = "`dvc push` there, with that revision checked out, or see that DVC reaches its remote from here"
+        push = "`dvc push` there, with that revision checked out, or give DVC here what it needs to read its remote"
         try:
             yield
         except RevError:
@@ -84,10 +82,12 @@ class Revision:
                 f"{reference.repo} cannot be cloned; check ingest.dvc.repo and that git reaches it"
             ) from None
         except DataIndexDirError:
-            raise Refused(f"the DVC remote of {reference.repo} lacks the data of {self.name}: {push}") from None
+            raise Refused(
+                f"the DVC remote of {reference.repo} lacks the data of {self.name}, or will not give it: {push}"
+            ) from None
         except FileNotFoundError:
             if each is None:
                 raise Refused(f"{self.name} does not exist; check ingest.dvc.path") from None
-            raise Refused(f"the DVC remote of {reference.repo} lacks {what}: {push}") from None
+            raise Refused(f"the DVC remote of {reference.repo} lacks {what}, or will not give it: {push}") from None
         except DvcException as error:
             raise Refused(f"DVC could not read {what} ({type(error).__name__}): {push}") from None
