@@ -2,16 +2,23 @@
 
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+import requests
 
 import toy_registry
 from medloop import provenance
 from medloop.errors import Refused
 from medloop.operations.trace import down, of_samples, up
+from medloop.operations.verify import verify
 from medloop.tracking.connection import server
 from toy_registry import Toy, registered
 
@@ -120,3 +127,50 @@ def test_the_command_needs_nothing_but_the_server(tmp_path):
     ]
     assert said[0].rstrip() == down(BASE, "1")
     assert said[1].splitlines()[-1] == "every link holds"
+
+
+@contextmanager
+def mlflow_server(folder: Path) -> Iterator[str]:
+    """Yield the address of a tracking server that keeps artifacts itself, as a team's does."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    store = toy_registry.empty_store(folder)
+    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--port", str(port)]
+    command += ["--artifacts-destination", str(folder / "kept"), "--workers", "1"]
+    with (folder / "server.log").open("w") as log:
+        process = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 90
+        while not _answers(f"http://127.0.0.1:{port}/health"):
+            assert process.poll() is None, (folder / "server.log").read_text()[-2000:]
+            assert time.monotonic() < deadline, (folder / "server.log").read_text()[-2000:]
+            time.sleep(0.3)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _answers(address: str) -> bool:
+    try:
+        return requests.get(address, timeout=2).ok
+    except requests.RequestException:
+        return False
+
+
+def test_a_server_across_the_network_has_all_that_is_needed(tmp_path, monkeypatch):
+    (tmp_path / "server").mkdir()
+    with mlflow_server(tmp_path / "server") as address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+        registered(tmp_path / "loop", scored=True, resamples=200)
+        (tmp_path / "loop").rename(tmp_path / "gone")
+        monkeypatch.chdir(tmp_path / "server")
+        assert list(verify(None, "challenger", artifacts=Path("artifacts")))[-1].startswith("holds   tag")
+        samples = digests(tmp_path / "gone")["samples"]
+        assert f"ingest: samples  {samples}" in down(None, f"models:/{NAME}@challenger").splitlines()
+        assert up(samples).splitlines()[-1] == f"version      {NAME} version 1 (challenger)"
+        [path] = list((tmp_path / "server/kept").rglob("metrics.json"))
+        path.write_text(path.read_text().replace('"openings": 1', '"openings": 0'))
+        with pytest.raises(Refused, match=r"^broken: logged metrics.json: wanted "):
+            list(verify(None, "1", artifacts=Path("artifacts")))
