@@ -51,7 +51,10 @@ def test_dvc_keeps_the_last_good_output(stage):
 @pytest.mark.parametrize(
     ("modules", "barred"),
     [
-        (["cli", "errors", "params", "plugins", "provenance"], HEAVY | {"numpy", "pandas"}),
+        (
+            ["cli", "errors", "evidence", "fetching.data", "params", "plugins", "provenance"],
+            HEAVY | {"numpy", "pandas"},
+        ),
         (["manifest", "sources", "imaging", "workspace"], HEAVY),
         (["stages.ingest", "stages.preprocess"], TRAINING | SERVERS | {"great_expectations", "matplotlib"}),
         (["stages.validate"], TRAINING | {"mlflow", "kfp", "dvc", "matplotlib"}),

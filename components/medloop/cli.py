@@ -195,6 +195,35 @@ def predict(
     typer.echo(operation(_params(profile, settings).base, model=model, source=source, output=output, paths=paths))
 
 
+@app.command()
+def trace(
+    model: Annotated[str, typer.Argument(help="an alias, a version number or a models:/ address")] = "champion",
+    samples: Annotated[bool, typer.Option("--samples", help="from its samples up to every version")] = False,
+    start: Annotated[str | None, typer.Option("--from", help="a digest: up from there to every version")] = None,
+    profile: Profile = None,
+) -> None:
+    """Print the chain of a version: evaluation, model, arrays, samples, data; digests, code, packages, runs."""
+    from medloop.operations import trace as operation
+
+    if start:
+        typer.echo(operation.up(start))
+    else:
+        typer.echo((operation.of_samples if samples else operation.down)(_base(profile), model))
+
+
+@app.command()
+def verify(
+    model: Annotated[str, typer.Argument(help="an alias, a version number or a models:/ address")] = "champion",
+    profile: Profile = None,
+) -> None:
+    """Compute the chain of a version again, and name the first link that is broken."""
+    from medloop.operations.verify import verify as operation
+
+    for line in operation(_base(profile), model, artifacts=ARTIFACTS):
+        typer.echo(line)
+    typer.echo("every link holds")
+
+
 @pipeline.command("compile")
 def compile_pipeline(
     output: Annotated[Path, typer.Argument()] = Path("pipeline.yaml"),
@@ -312,6 +341,11 @@ def _params(profile: str | None = None, settings: list[str] | None = None) -> An
     from medloop import workspace
 
     return params.check(workspace.effective(profile, settings or []), where="params.yaml")
+
+
+def _base(profile: str | None) -> Any:
+    """Return `base:` of params.yaml, None in a folder without one."""
+    return _params(profile).base if profile or Path("params.yaml").exists() else None
 
 
 def _models(architectures: tuple[str, ...]) -> dict[str, Path]:

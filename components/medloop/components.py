@@ -26,7 +26,7 @@ def ingest(params: str, samples: Output[Dataset]) -> None:
 
     with kubeflow.step():
         ingest(*parse(params, Ingest), samples=Path(samples.path))
-    kubeflow.describe(samples)
+    kubeflow.describe(samples, **kubeflow.data(samples))
 
 
 @component
@@ -135,6 +135,7 @@ def register(
     params: str,
     validation: Input[Artifact],
     evaluation: Input[Artifact],
+    version: Output[Artifact],
     model_1: Input[Model],
     model_2: Input[Model] | None = None,
     model_3: Input[Model] | None = None,
@@ -143,6 +144,8 @@ def register(
     model_6: Input[Model] | None = None,
     model_7: Input[Model] | None = None,
     model_8: Input[Model] | None = None,
+    git_commit: str = "",
+    kfp_run_id: str = "",
 ) -> str:
     """Find or create the model's version in the MLflow registry, and return it as `name/version`."""
     from pathlib import Path
@@ -157,5 +160,8 @@ def register(
             models=kubeflow.by_architecture(model_1, model_2, model_3, model_4, model_5, model_6, model_7, model_8),
             validation=Path(validation.path),
             evaluation=Path(evaluation.path),
+            git_commit=git_commit or None,
+            kfp_run_id=kfp_run_id or None,
         )
+    kubeflow.show(version, result)
     return f"{result['model']}/{result['version']}"

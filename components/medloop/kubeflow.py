@@ -3,7 +3,7 @@
 import json
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,19 @@ def step() -> Iterator[None]:
 def describe(artifact: Any, **facts: str) -> None:
     """Give a KFP artifact the digest of its folder, and `facts`, as metadata."""
     artifact.metadata |= {"digest": provenance.digest(Path(artifact.path)), **facts}
+
+
+def data(samples: Any) -> dict[str, str]:
+    """Return the hash of the data that a KFP artifact of samples was made of, where there was any."""
+    found = provenance.read_lineage(Path(samples.path)).get("data_hash")
+    return {"data_hash": found} if found else {}
+
+
+def show(artifact: Any, result: Mapping[str, Any]) -> None:
+    """Give a KFP artifact what `register` returned, as its content and as metadata, the origin flat."""
+    known = {**{name: value for name, value in result.items() if name != "origin"}, **result["origin"]}
+    provenance.write_json(Path(artifact.path), known)
+    artifact.metadata |= known
 
 
 def by_architecture(*models: Any) -> dict[str, Path]:

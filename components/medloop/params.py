@@ -2,24 +2,31 @@
 
 import difflib
 import json
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from medloop.errors import Refused
 
 SCHEMA_VERSION = 1
 Stage = Literal["ingest", "validate", "preprocess", "train", "evaluate", "register"]
+UNSHOWN = "unshown"  # the kind of problem whose value no message may hold
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 S = TypeVar("S", bound="Section")
 Side = Annotated[int, Field(ge=1, le=4096)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_+-]*$", max_length=64)]
+
+
+def _text(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
 
 
 class Section(BaseModel):
@@ -66,19 +73,46 @@ class LeakThresholds(Section):
     )
 
 
+class DvcReference(Section):
+    """`ingest.dvc:`, data of a DVC project at one revision; DVC's own configuration says how to reach its remote."""
+
+    repo: str = Field(min_length=1, description="address or path of the Git repository, as git takes it")
+    path: str = Field(min_length=1, description="folder of the data in it")
+    rev: str = Field(min_length=1, description="commit or tag; `dvc repro` does not see a branch move")
+
+    @field_validator("repo")
+    @classmethod
+    def _without_a_secret(cls, repo: str) -> str:
+        if re.match(r"\w+://[^/@]*:[^/@]*@", repo):
+            problem = "repo must not hold a password or token, for parameters are shown: use SSH or a credential helper"
+            raise PydanticCustomError(UNSHOWN, problem)
+        return repo
+
+
 class Ingest(Section):
     """`ingest:`"""
 
     source: Name = Field("phantom", description="a file of medloop/sources")
-    root: Path = Field(
-        Path("data/none"), description="folder that the source reads; data/none for a source without one"
+    root: Annotated[str, BeforeValidator(_text)] = Field(
+        "data/none",
+        description="folder that the source reads, here or as s3://BUCKET/PREFIX; data/none for none, or with dvc",
     )
+    dvc: DvcReference | None = Field(None, description="in place of root: repo, path and rev of a DVC project's data")
     options: dict[str, dict[str, Any]] = Field({}, description="by source: what its own `Options` declares")
     split: Split = Split()
     leaks: Literal["refuse", "drop", "report"] = Field("refuse", description="what happens to samples on two sides")
     leak_thresholds: LeakThresholds = LeakThresholds()
     max_rejected: Share = Field(0.0, description="share of samples that may be unreadable before the run stops")
     workers: int = Field(0, ge=0, description="decoding processes; 0: one per core")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        scheme, address, _ = self.root.partition("://")
+        if address and (scheme != "s3" or not re.match("s3://[^/]+(/|$)", self.root)):
+            raise ValueError(f"root must be a local path or s3://BUCKET/PREFIX, got {self.root}")
+        if self.dvc and self.root != "data/none":
+            raise ValueError(f"with dvc the root must be data/none, got {self.root}")
+        return self
 
 
 class Validate(Section):
@@ -318,7 +352,7 @@ def _readable(kind: type[BaseModel], problem: Any) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
         message = problem["msg"].removeprefix("Value error, ")
-        return f"{key}: {message}" + ("" if problem["type"] == "missing" else f", got {problem['input']!r}")
+        return f"{key}: {message}" + ("" if problem["type"] in ("missing", UNSHOWN) else f", got {problem['input']!r}")
     known = _keys_beside(kind, problem["loc"])
     near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"

@@ -42,6 +42,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def tree(folder: Path) -> dict[str, str]:
+    """Return the digest of each file below `folder`, by its path there."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+
+
 def json_digest(content: Any) -> str:
     """Return the hex digest of `content` written as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
@@ -133,9 +139,7 @@ def writing(
         yield partial
         lineage |= {"code": _code(), "packages": _packages()}
         for folder in partial:
-            files = sorted(path for path in folder.rglob("*") if path.is_file())
-            made = {str(path.relative_to(folder)): sha256(path) for path in files}
-            write_json(folder / LINEAGE, lineage | {"outputs": made})
+            write_json(folder / LINEAGE, lineage | {"outputs": tree(folder)})
         for folder, path in zip(partial, outputs, strict=True):
             _replace(folder, path)
     except OSError as error:

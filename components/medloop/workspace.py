@@ -20,6 +20,7 @@ import yaml
 
 from medloop import expectations, models, params, plugins, sources, tasks
 from medloop.errors import Refused
+from medloop.fetching import data
 
 PARAMS, PROFILES = Path("params.yaml"), Path("profiles")
 
@@ -50,7 +51,8 @@ def repro(profile: str | None, settings: list[str], *, force: bool = False) -> N
         mapping = effective(profile, settings)
         checked = params.check(mapping, where=str(PARAMS))
         check_names(checked)
-        if not checked.ingest.root.exists():
+        data.look(checked.ingest)
+        if not data.is_remote(checked.ingest) and not Path(checked.ingest.root).exists():
             raise Refused(f"ingest.root must be a folder or file that exists, got {checked.ingest.root}")
         if missing := [name for name in checked.train.architectures if name not in checked.train.hyper]:
             raise Refused(

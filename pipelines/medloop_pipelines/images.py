@@ -18,3 +18,8 @@ DEFAULT: dict[Stage, str] = {  # the light image holds neither TensorFlow nor ON
 def of(stage: Stage, pipeline: Pipeline) -> str:
     """Return the image of `stage`: $MEDLOOP_IMAGE_<STAGE>, else `pipeline.images`, else the default."""
     return os.environ.get(f"MEDLOOP_IMAGE_{stage.upper()}") or pipeline.images.get(stage, DEFAULT[stage])
+
+
+def digest(reference: str) -> str | None:
+    """Return the digest that a reference NAME@DIGEST pins, which a container cannot know of itself; of a tag None."""
+    return reference.partition("@")[2] or None

@@ -5,7 +5,7 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-from medloop import components, provenance, workspace
+from medloop import components, evidence, provenance, workspace
 from medloop.errors import Refused
 from medloop.params import Params, Section, Stage, dump
 from medloop_pipelines import images
@@ -40,7 +40,9 @@ def training_pipeline(params: Params) -> Any:
         evaluate = _task("evaluate", params, holdout=holdout, validation=validation, **models)
         evaluation = evaluate.outputs["evaluation"]
 
-        register = _task("register", params, validation=validation, evaluation=evaluation, **models)
+        # The run's id changes from run to run: no step may have it but this one, which never comes out of the cache.
+        origin = {"git_commit": evidence.commit() or "", "kfp_run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
+        register = _task("register", params, validation=validation, evaluation=evaluation, **models, **origin)
         register.set_caching_options(False)
 
     return pipeline
@@ -60,7 +62,10 @@ def _task(stage: Stage, params: Params, section: Section | None = None, **inputs
     """Return the task of `stage`, with the image and the resources that `pipeline:` in params.yaml gives it."""
     text = dump(params.base, section or getattr(params, stage))
     task = getattr(components, stage)(params=text, **inputs)
-    task.set_container_image(images.of(stage, params.pipeline))
+    image = images.of(stage, params.pipeline)
+    task.set_container_image(image)
+    if digest := images.digest(image):
+        task.set_env_variable("MEDLOOP_IMAGE_DIGEST", digest)
     task.set_cpu_request(params.pipeline.cpu).set_cpu_limit(params.pipeline.cpu)
     task.set_memory_request(params.pipeline.memory).set_memory_limit(params.pipeline.memory)
     if params.pipeline.retries:

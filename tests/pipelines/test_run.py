@@ -1,6 +1,7 @@
 """The pipeline run step by step on this machine, beside `dvc repro` on the same parameters. Takes about two minutes."""
 
 import json
+import re
 
 import pandas as pd
 import pytest
@@ -76,6 +77,32 @@ def test_both_runs_registered_the_same_version(project, steps):
     recorded = json.loads((project.folder / "artifacts/runs/register/run.json").read_text())
     version = json.loads((steps / "register/executor_output.json").read_text())["parameterValues"]["Output"]
     assert version == f"medloop-classification-wards/{recorded['version']}"
+
+
+def test_run_version_and_kubeflow_s_artifact_carry_the_id_of_the_kubeflow_run(project, steps):
+    told = shown(steps, "register", "version")
+    assert re.fullmatch(r"[0-9a-f-]{8,36}", told["medloop.kfp_run_id"])
+    said = project.run("medloop", "trace", told["version"])
+    assert f"  KFP run    {told['medloop.kfp_run_id']}" in said.splitlines()
+    assert told["medloop.data_hash"] == shown(steps, "ingest", "samples")["data_hash"]
+    lock = yaml.safe_load((project.folder / "dvc.lock").read_text())["stages"]["ingest"]["deps"]
+    [data] = [each for each in lock if each["path"] == "data/wards"]
+    assert told["medloop.data_hash"] == f"md5:{data['md5']}"
+    assert project.run("medloop", "verify", told["version"]).splitlines()[-1] == "every link holds"
+
+
+@pytest.mark.parametrize("place", ["samples/shards/00000.bin", "models/cnn/model.onnx", "evaluation/metrics.json"])
+def test_one_flipped_byte_of_an_output_breaks_the_chain(project, place):
+    path = project.folder / "artifacts" / place
+    content = path.read_bytes()
+    path.unlink()  # it may be linked to DVC's cache
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    try:
+        said = project.run("medloop", "verify", "challenger", fails=True)
+    finally:
+        path.write_bytes(content)
+    assert project.returncode == 2
+    assert said.splitlines()[-1].startswith(f"medloop: broken: artifacts/{place} against artifacts/")
 
 
 def test_the_ui_gets_metrics_curves_and_report(steps):

@@ -200,3 +200,24 @@ def test_more_architectures_than_inputs_are_refused(tmp_path):
 def test_nothing_but_yaml_is_written(tmp_path):
     with pytest.raises(Refused, match=r"a \.yaml file, got"):
         medloop_pipelines.compile(params.Params(schema_version=1), tmp_path / "pipeline.zip")
+
+
+def test_the_id_of_the_run_and_the_commit_go_to_register_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDLOOP_GIT_COMMIT", "a" * 40)
+    spec, _ = compiled(tmp_path)
+    found = tasks(spec)
+    given = found["register"]["inputs"]["parameters"]
+    assert given["git_commit"]["runtimeValue"]["constant"] == "a" * 40
+    assert "$.pipeline_job_uuid" in json.dumps(given["kfp_run_id"])
+    assert not found["register"]["cachingOptions"].get("enableCache")
+    others = json.dumps([task for name, task in found.items() if name != "register"])
+    assert "pipeline_job_uuid" not in others
+    assert "a" * 40 not in others, "another commit of the same code would miss the cache"
+
+
+def test_a_pinned_image_tells_its_digest_to_the_step(tmp_path):
+    pinned = "registry/train@sha256:" + "ab" * 32
+    spec, _ = compiled(tmp_path, pipeline={"images": {"train": pinned}})
+    found = {name: container(spec, task).get("env") for name, task in tasks(spec).items()}
+    assert found["train-cnn"] == [{"name": "MEDLOOP_IMAGE_DIGEST", "value": "sha256:" + "ab" * 32}]
+    assert found["ingest"] is None

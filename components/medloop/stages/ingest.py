@@ -10,6 +10,7 @@ import pandas as pd
 
 from medloop import leaks, manifest, packing, params, plugins, privacy, provenance, sources
 from medloop.errors import Refused
+from medloop.fetching.data import fetched
 
 REPORT = "ingest.json"
 
@@ -19,13 +20,19 @@ def ingest(base: params.Base, section: params.Ingest, *, samples: Path) -> dict[
 
     Raises:
         Refused: the source, its options or its data are not fit to go on; the message says which, and what to do.
+        Unreachable: the server that has the data does not answer.
     """
     source, options = _source(section)
     pseudonyms = privacy.Pseudonyms.load()
     _check_key(samples, pseudonyms)
-    with provenance.writing("ingest", base, section, samples, key_fingerprint=pseudonyms.fingerprint) as (folder,):
-        items = source.items(section.root, options, seed=base.seed)
-        total = source.total(section.root, options) if hasattr(source, "total") else None
+    with (
+        fetched(section) as (root, data_hash),
+        provenance.writing(
+            "ingest", base, section, samples, key_fingerprint=pseudonyms.fingerprint, data_hash=data_hash
+        ) as (folder,),
+    ):
+        items = source.items(root, options, seed=base.seed)
+        total = source.total(root, options) if hasattr(source, "total") else None
         packed = packing.pack(items, section, pseudonyms, folder, total)
         packing.check(packed, section)
         table, official = _split(packed, section.split)

@@ -1,15 +1,13 @@
 """Find or create the model's version in the registry, and gather the loop's runs under one."""
 
 import json
-import shutil
-import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from medloop import params, privacy, provenance, turn
+from medloop import evidence, params, privacy, provenance, turn
 from medloop.errors import Refused
 from medloop.tracking import loops, registry
 from medloop.tracking.connection import address, server
@@ -24,6 +22,8 @@ def register(
     models: Mapping[str, Path],
     validation: Path,
     evaluation: Path,
+    git_commit: str | None = None,
+    kfp_run_id: str | None = None,
 ) -> dict[str, Any]:
     """Return the model's version, found by its digest or created, with `new`, its run and the server's address.
 
@@ -33,6 +33,8 @@ def register(
         models: model folders by architecture.
         validation: what `validate` left.
         evaluation: what `evaluate` left.
+        git_commit: of the project that a Kubeflow pipeline was compiled in.
+        kfp_run_id: of the Kubeflow run.
 
     Raises:
         Refused: a file does not match its digest, the folders do not belong together or to `base`, or another key made
@@ -43,11 +45,12 @@ def register(
     _same_data(lineage, base, evaluation)
     _same_key(lineage)
     card = json.loads((evaluation / "card.json").read_text())
-    loop = _loop(base, lineage, card, models, validation, evaluation)
-    digest = loop.tags[registry.DIGEST]
+    origin = evidence.origin(lineage, git_commit=git_commit, kfp_run_id=kfp_run_id)
+    loop = _loop(base, lineage, card, models, validation, evaluation, origin)
+    digest = loop.tags[evidence.DIGEST]
     with server() as client, turn.taken(base.model_name):
-        run_id = loops.record(client, loop)
-        tags = {**loop.tags, registry.RUN: run_id}
+        run_id, origin = loops.record(client, loop)
+        tags = {**loop.tags, **origin, registry.RUN: run_id}
         version = registry.find(client, base.model_name, digest)
         if version is None:
             text = _description(card, loop.tags)
@@ -56,7 +59,8 @@ def register(
         if new:
             registry.set_aliases(client, base.model_name, {section.alias: version.number})
         registry.retag(client, version, {**tags, registry.DONE: "true"})
-    return {"model": base.model_name, "version": version.number, "new": new, "run_id": run_id, "server": address()}
+    found = {"model": base.model_name, "version": version.number, "new": new, "run_id": run_id, "server": address()}
+    return found | {"origin": origin}
 
 
 def _verified(models: Mapping[str, Path], validation: Path, evaluation: Path) -> tuple[dict[str, Any], Path]:
@@ -88,20 +92,12 @@ def _same_data(lineage: dict[str, Any], base: params.Base, evaluation: Path) -> 
 
 def _same_key(lineage: dict[str, Any]) -> None:
     """Raise Refused when the samples were made under another pseudonym key than the one that is there now."""
-    wanted = _ingest(lineage)[1].get("key_fingerprint")
+    wanted = evidence.ingested(lineage)[1].get("key_fingerprint")
     if wanted and privacy.key_file().exists() and (came := privacy.Pseudonyms.load().fingerprint) != wanted:
         raise Refused(
             f"the samples were made under the pseudonym key {wanted}, {privacy.key_file()} holds {came}: "
             "put the right key back (MEDLOOP_KEY_FILE), or ingest again"
         )
-
-
-def _ingest(lineage: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Return the digest of the samples and the lineage of the stage that made them."""
-    for digest, step in lineage["upstream"].items():
-        if step["stage"] == "ingest":
-            return digest, step
-    raise Refused("the evaluation's lineage does not lead back to any samples: run `dvc repro`")
 
 
 def _loop(
@@ -111,45 +107,25 @@ def _loop(
     models: Mapping[str, Path],
     validation: Path,
     evaluation: Path,
+    origin: Mapping[str, str],
 ) -> loops.Loop:
     metrics = json.loads((evaluation / "metrics.json").read_text())
     result = json.loads((validation / "result.json").read_text())
-    samples, ingest = _ingest(lineage)
-    tags = {
-        registry.DIGEST: provenance.model_digest(card),
-        "medloop.architecture": card["architecture"],
-        "medloop.task": base.task,
-        "medloop.classes": json.dumps(card["classes"]),
-        "medloop.dataset": base.dataset,
-        "medloop.dataset_digest": samples,
-        "medloop.test_sha256": metrics["test_sha256"],
-        "medloop.validation": "passed" if result["success"] is True else "failed",
-        "medloop.leaks": metrics["leaks"]["regime"],
-        "medloop.simulated": str(bool(card["simulated"])).lower(),
-        "medloop.gate": metrics["gate"],
-        **_interval(metrics),
-    }
-    optional = {"medloop.key_fingerprint": ingest.get("key_fingerprint"), "medloop.git_commit": _git_commit()}
-    tags |= {name: value for name, value in optional.items() if value}
-    same = [tags[registry.DIGEST], tags["medloop.test_sha256"], lineage["parameters"], provenance.digest(validation)]
+    tags = evidence.facts(base, lineage, card, metrics, result)
+    same = [tags[evidence.DIGEST], tags["medloop.test_sha256"], lineage["parameters"], provenance.digest(validation)]
     return loops.Loop(
         key=provenance.json_digest(same),
         name=f"{base.model_name} {card['architecture']}",
         parameters=_parameters(lineage),
-        metrics=_flat(metrics),
+        metrics=evidence.flat(metrics),
         tags=tags,
+        origin=origin,
         dataset=base.dataset,
-        dataset_digest=samples,
+        dataset_digest=tags["medloop.dataset_digest"],
         dataset_profile=metrics["n"],
         files=[("", models[card["architecture"]] / "development.parquet"), *_files(models, validation, evaluation)],
         trainings=tuple(_training(path) for path in models.values()),
     )
-
-
-def _interval(metrics: dict[str, Any]) -> dict[str, str]:
-    """Return the gating metric's value and interval on test data as tags, those that are defined."""
-    found = metrics["test"][metrics["gate"]]
-    return {f"medloop.gate_{end}": repr(found[end]) for end in ("value", "low", "high") if found[end] is not None}
 
 
 def _parameters(lineage: dict[str, Any]) -> dict[str, Any]:
@@ -162,16 +138,6 @@ def _parameters(lineage: dict[str, Any]) -> dict[str, Any]:
         else:
             found[step["stage"]] = section
     return found
-
-
-def _flat(metrics: dict[str, Any]) -> dict[str, float]:
-    """Return the test metrics with their intervals, and the gating metric of every architecture on validation data."""
-    flat: dict[str, float | None] = {}
-    for name, found in metrics["test"].items():
-        flat |= {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
-    for architecture, found in metrics["architectures"].items():
-        flat[f"validation.{architecture}.{metrics['gate']}"] = found[metrics["gate"]]["value"]
-    return {name: value for name, value in flat.items() if value is not None}
 
 
 def _files(models: Mapping[str, Path], validation: Path, evaluation: Path) -> list[tuple[str, Path]]:
@@ -199,12 +165,3 @@ def _description(card: dict[str, Any], tags: Mapping[str, str]) -> str:
     value = tags.get("medloop.gate_value")
     score = f"; test {tags['medloop.gate']} {float(value):.3f}" if value else ""
     return f"{simulated}{card['architecture']} on {card['dataset']}, classes {', '.join(card['classes'])}{score}"
-
-
-def _git_commit() -> str | None:
-    """Return the commit of the working folder, where git knows one."""
-    git = shutil.which("git")
-    if git is None:
-        return None
-    asked = subprocess.run([git, "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return asked.stdout.strip() if asked.returncode == 0 else None

@@ -10,6 +10,7 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Run
 
+from medloop.evidence import KUBEFLOW, ORIGIN
 from medloop.tracking.connection import experiment
 from medloop.tracking.runs import EXPERIMENT, WEIGHTS, as_metrics, as_tags, start
 
@@ -37,6 +38,7 @@ class Loop:
     parameters: Mapping[str, Any]
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
+    origin: Mapping[str, str]  # more tags: where it came from, which may differ from one time to the next
     dataset: str
     dataset_digest: str
     dataset_profile: Mapping[str, Any]
@@ -44,14 +46,21 @@ class Loop:
     trainings: tuple[Training, ...]
 
 
-def record(client: MlflowClient, loop: Loop) -> str:
-    """Return the id of the finished run of `loop`, found by its key or made; a half-made one is made anew."""
+def record(client: MlflowClient, loop: Loop) -> tuple[str, dict[str, str]]:
+    """Return the id and the origin of the finished run of `loop`, found by its key or made.
+
+    A half-made one is made anew. One that is found keeps its origin, but for the id of the latest Kubeflow run.
+    """
     for run in _search(client, LOOP, loop.key):
         if run.info.status == "FINISHED":
             _gather(client, loop, run.info.run_id)
-            return str(run.info.run_id)
+            latest = {name: value for name, value in loop.origin.items() if name == KUBEFLOW}
+            client.log_batch(run.info.run_id, tags=as_tags(latest))
+            return str(run.info.run_id), {
+                name: run.data.tags[name] for name in ORIGIN if name in run.data.tags
+            } | latest
         client.delete_run(run.info.run_id)
-    run_id = start(client, loop.name, loop.parameters, {LOOP: loop.key, **loop.tags})
+    run_id = start(client, loop.name, loop.parameters, {LOOP: loop.key, **loop.tags, **loop.origin})
     client.log_batch(run_id, metrics=as_metrics(loop.metrics))
     source = json.dumps({"uri": "artifacts/samples"})
     dataset = Dataset(
@@ -63,7 +72,7 @@ def record(client: MlflowClient, loop: Loop) -> str:
         send(run_id, str(path), place or None)
     _gather(client, loop, run_id)
     client.set_terminated(run_id)
-    return run_id
+    return run_id, dict(loop.origin)
 
 
 def _gather(client: MlflowClient, loop: Loop, run_id: str) -> None:

@@ -1,5 +1,6 @@
 """Versions of a registered model, their tags and aliases."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,14 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 
+from medloop import provenance
 from medloop.errors import Refused
+from medloop.evidence import DIGEST
 from medloop.tracking.connection import uri
 from medloop.tracking.packaging import packaged
 
-DIGEST = "medloop.model_digest"
 RUN = "medloop.run_id"  # of the latest evaluation
+FILES = "medloop.files"  # digest of each file of the registered model, JSON
 DONE = "medloop.registered"  # set last
 
 
@@ -45,6 +48,16 @@ def versions(client: MlflowClient, name: str) -> list[Version]:
     """Return all versions, the oldest first."""
     found = client.search_model_versions(f"name = '{name}'")
     return [_version(each, client) for each in sorted(found, key=lambda each: int(each.version))]
+
+
+def names(client: MlflowClient) -> list[str]:
+    """Return the names of medloop's models, sorted."""
+    found, token = [], None
+    while token != "":
+        page = client.search_registered_models("name LIKE 'medloop-%'", page_token=token)
+        found += [str(each.name) for each in page]
+        token = page.token or ""
+    return sorted(found)
 
 
 def get(client: MlflowClient, name: str, reference: str) -> Version:
@@ -78,13 +91,16 @@ def create(
     experiment_id = client.get_run(run_id).info.experiment_id
     logged = client.create_logged_model(experiment_id, name, source_run_id=run_id, tags=tags)
     with packaged(model, card, model_id=logged.model_id, run_id=run_id) as folder:
+        files = json.dumps(provenance.tree(folder), sort_keys=True)
         client.log_model_artifacts(logged.model_id, str(folder))
     client.finalize_logged_model(logged.model_id, "READY")
     client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=0)])
     if not client.search_registered_models(f"name = '{name}'"):
         client.create_registered_model(name)
     source = f"models:/{logged.model_id}"
-    made = client.create_model_version(name, source, run_id, tags=tags, description=text, model_id=logged.model_id)
+    made = client.create_model_version(
+        name, source, run_id, tags={**tags, FILES: files}, description=text, model_id=logged.model_id
+    )
     return _version(made, client)
 
 

@@ -1,0 +1,113 @@
+"""What a run and a version say of themselves on the tracking server: facts that follow from the files, and origins.
+
+A fact can be computed again from what was logged. An origin (commit, data, images, the Kubeflow run) says where the
+files came from.
+"""
+
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+from medloop import params, provenance
+from medloop.errors import Refused
+
+DIGEST = "medloop.model_digest"
+LINEAGE = "medloop.lineage_sha256"
+DATA = "medloop.data_hash"
+IMAGES = "medloop.image_digests"
+COMMIT = "medloop.git_commit"
+KUBEFLOW = "medloop.kfp_run_id"
+ORIGIN = (LINEAGE, DATA, IMAGES, COMMIT, KUBEFLOW)
+CODE = ("components", "pipelines")
+
+
+def facts(
+    base: params.Base,
+    lineage: Mapping[str, Any],
+    card: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    validation: Mapping[str, Any],
+) -> dict[str, str]:
+    """Return the tags that follow from an evaluation's lineage, final card and metrics, and from validation's result.
+
+    Raises:
+        Refused: the lineage does not lead back to any samples.
+    """
+    samples, ingest = ingested(lineage)
+    found = metrics["test"][metrics["gate"]]
+    interval = {f"medloop.gate_{end}": repr(found[end]) for end in ("value", "low", "high") if found[end] is not None}
+    tags = {
+        DIGEST: provenance.model_digest(dict(card)),
+        "medloop.architecture": card["architecture"],
+        "medloop.task": base.task,
+        "medloop.classes": json.dumps(card["classes"]),
+        "medloop.dataset": base.dataset,
+        "medloop.dataset_digest": samples,
+        "medloop.test_sha256": metrics["test_sha256"],
+        "medloop.validation": "passed" if validation["success"] is True else "failed",
+        "medloop.leaks": metrics["leaks"]["regime"],
+        "medloop.simulated": str(bool(card["simulated"])).lower(),
+        "medloop.gate": metrics["gate"],
+        **interval,
+    }
+    return tags | ({"medloop.key_fingerprint": ingest["key_fingerprint"]} if ingest.get("key_fingerprint") else {})
+
+
+def origin(lineage: Mapping[str, Any], *, git_commit: str | None, kfp_run_id: str | None) -> dict[str, str]:
+    """Return the tags that say where an evaluation came from; what is not known is left out.
+
+    Args:
+        lineage: of the evaluation.
+        git_commit: of the project that a Kubeflow pipeline was compiled in, for code that does not know its own.
+        kfp_run_id: of the Kubeflow run.
+    """
+    images = {step["stage"]: step["image_digest"] for step in [*lineage["upstream"].values(), lineage]}
+    images = {stage: digest for stage, digest in images.items() if digest}
+    known = {
+        LINEAGE: provenance.json_digest(lineage),
+        DATA: ingested(lineage)[1].get("data_hash"),
+        IMAGES: json.dumps(images, sort_keys=True) if images else None,
+        COMMIT: commit() or git_commit,
+        KUBEFLOW: kfp_run_id,
+    }
+    return {name: value for name, value in known.items() if value}
+
+
+def ingested(lineage: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the digest of the samples and the lineage of the stage that made them; raise Refused without any."""
+    for digest, step in lineage["upstream"].items():
+        if step["stage"] == "ingest":
+            return digest, step
+    raise Refused("the evaluation's lineage does not lead back to any samples: run `dvc repro`")
+
+
+def flat(metrics: Mapping[str, Any]) -> dict[str, float]:
+    """Return the test metrics with their intervals, and the gating metric of every architecture on validation data."""
+    flat: dict[str, float | None] = {}
+    for name, found in metrics["test"].items():
+        flat |= {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+    for architecture, found in metrics["architectures"].items():
+        flat[f"validation.{architecture}.{metrics['gate']}"] = found[metrics["gate"]]["value"]
+    return {name: value for name, value in flat.items() if value is not None}
+
+
+def commit() -> str | None:
+    """Return the commit of this code: $MEDLOOP_GIT_COMMIT of an image, else of the working folder where git knows one.
+
+    It ends in -dirty where a file of the code differs from the commit.
+    """
+    if named := os.environ.get("MEDLOOP_GIT_COMMIT"):
+        return named
+    head = _git("rev-parse", "HEAD")
+    return head and head + ("-dirty" if _git("status", "--porcelain", "--", *CODE) else "")
+
+
+def _git(*arguments: str) -> str | None:
+    git = shutil.which("git")
+    if git is None:
+        return None
+    asked = subprocess.run([git, *arguments], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() if asked.returncode == 0 else None

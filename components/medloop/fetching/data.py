@@ -1,0 +1,86 @@
+"""Where `ingest.root` or `ingest.dvc` leads: a local folder, with the hash that DVC gives to what is in it."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medloop import params
+
+if TYPE_CHECKING:
+    from medloop.fetching import cache
+
+NOTHING = Path("data/none")  # the root of a source that makes its own samples
+S3 = "s3://"
+
+
+@contextmanager
+def fetched(section: params.Ingest) -> Iterator[tuple[Path, str | None]]:
+    """Yield the local path of the data, and its hash, None where there is none.
+
+    The hash is the one that DVC gives to the same files, wherever they come from. A folder that was fetched is gone
+    afterwards, what it held stays in the cache.
+
+    Raises:
+        Refused: the data is not there, is not what it should be, or there is no room for it.
+        Unreachable: the server does not answer.
+    """
+    if not is_remote(section):
+        root = Path(section.root)
+        yield root, data_hash(root)
+        return
+    from medloop.fetching import cache
+
+    with cache.assembled(_remote(section)) as (folder, digests):
+        yield folder, listing_hash(digests)
+
+
+def is_remote(section: params.Ingest) -> bool:
+    """Tell whether the data lies in S3 or in a DVC project."""
+    return section.dvc is not None or section.root.startswith(S3)
+
+
+def look(section: params.Ingest) -> None:
+    """Ask whether the data in S3 is there; raise Refused or Unreachable where it is not."""
+    if section.root.startswith(S3):
+        from medloop.fetching import s3
+
+        s3.Prefix(section.root).look()
+
+
+def data_hash(root: Path) -> str | None:
+    """Return `md5:` and the hash by which DVC names the content of a file or folder; None for no data."""
+    if root == NOTHING or not root.exists():
+        return None
+    if root.is_file():
+        return f"md5:{md5(root)}"
+    names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # hashing does not hold the interpreter's lock
+        return listing_hash(dict(zip(names, pool.map(md5, [root / name for name in names]), strict=True)))
+
+
+def listing_hash(digests: Mapping[str, str]) -> str:
+    """Return `md5:` and the hash by which DVC names a folder: of the list of its files with their MD5s."""
+    listing = [{"md5": digest, "relpath": name} for name, digest in sorted(digests.items())]
+    text = json.dumps(listing, sort_keys=True).encode()
+    return f"md5:{hashlib.md5(text, usedforsecurity=False).hexdigest()}.dir"
+
+
+def md5(path: Path) -> str:
+    """Return the MD5 of a file, by which DVC and S3 name contents."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _remote(section: params.Ingest) -> "cache.Remote":
+    if section.dvc is None:
+        from medloop.fetching import s3
+
+        return s3.Prefix(section.root)
+    from medloop.fetching import project
+
+    return project.Revision(section.dvc)
