@@ -24,6 +24,10 @@ app = typer.Typer(
 )
 pipeline = typer.Typer(help="The same stages as a Kubeflow pipeline.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(pipeline, name="pipeline")
+stack = typer.Typer(
+    help="PostgreSQL, S3 and MLflow servers on this machine.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(stack, name="stack")
 
 Profile = Annotated[str | None, typer.Option("--profile", "-p", help="profiles/NAME.yaml, laid over params.yaml")]
 Settings = Annotated[
@@ -31,6 +35,8 @@ Settings = Annotated[
 ]
 
 Package = Annotated[Path | None, typer.Option(help="compiled before; it must fit the parameters")]
+StackFolder = Annotated[Path, typer.Option("--folder", help="holds the stack's data, secrets and logs")]
+STACK = Path(".medloop/stack")
 
 
 @app.command()
@@ -212,6 +218,39 @@ def submit_pipeline(
 
     run = medloop_pipelines.submit(_params(profile, settings), host, namespace=namespace, package=package)
     typer.echo(f"submitted run {run}")
+
+
+@stack.command("up")
+def stack_up(
+    folder: StackFolder = STACK,
+    ports: Annotated[
+        list[str] | None, typer.Option("--port", help="NAME=NUMBER, NAME one of postgres, s3, mlflow; kept for later")
+    ] = None,
+) -> None:
+    """Start what does not run yet, and return when all of it answers."""
+    from medloop.stack import control
+
+    control.up(folder, ports or [], typer.echo)
+
+
+@stack.command("status")
+def stack_status(folder: StackFolder = STACK) -> None:
+    """Say of each part whether it answers, and where; exit with 4 unless all do."""
+    from medloop.errors import Unreachable
+    from medloop.stack import control
+
+    answers, text = control.status(folder)
+    typer.echo(text)
+    if not answers:
+        raise typer.Exit(Unreachable.exit_code)
+
+
+@stack.command("down")
+def stack_down(folder: StackFolder = STACK) -> None:
+    """Stop it; its data stay."""
+    from medloop.stack import control
+
+    control.down(folder, typer.echo)
 
 
 def main() -> None:
