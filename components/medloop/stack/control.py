@@ -13,6 +13,7 @@ from medloop.stack.process import Process
 from medloop.stack.settings import FILE, LOCK, Settings, free_port, open_folder, read, settle, taken, writable
 
 READY_SECONDS = 300.0  # a fresh MLflow makes its tables, which took up to 64 s on two cores
+RELEASE_SECONDS = 2.0  # that the kernel may take to free the port of a server that was killed
 PROGRESS_SECONDS = 5.0
 POLL_SECONDS = 0.2
 
@@ -114,7 +115,10 @@ def _up(settings: Settings, part: Part, started: list[Part] | None, say: Say) ->
 
 def _check_ports(settings: Settings, part: Part) -> None:
     for name in part.ports:
-        if taken(settings.port(name)):
+        deadline = time.monotonic() + RELEASE_SECONDS
+        while (busy := taken(settings.port(name))) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        if busy:
             raise Refused(
                 f"port {settings.port(name)} of {part.name} is taken by another program: stop that, or give the stack "
                 f"another port with `medloop stack up --port {name}={free_port()}`"
