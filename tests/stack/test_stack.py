@@ -3,6 +3,7 @@
 import json
 import os
 import resource
+import signal
 import socket
 import stat
 import subprocess
@@ -23,15 +24,17 @@ from mlflow import MlflowClient
 from mlflow.server.auth.client import AuthServiceClient
 
 from laptop import Laptop, folder
-from medloop import params
+from medloop import lease, params
 from medloop.errors import Refused
 from medloop.operations.promote import promote
+from medloop.operations.rollback import rollback
 from medloop.stack import postgres, settings
 from medloop.tracking import registry
 from medloop.tracking.connection import server
 from toy_registry import Toy, registered
 
 NAME = "medloop-classification-toy"
+CROWD = Path(__file__).parents[1] / "crowd.py"
 MIB = 2**20
 
 
@@ -384,3 +387,79 @@ def test_an_upload_goes_on_after_s3_was_killed_in_its_midst(laptop):
     whole = [{name: part[name] for name in ("PartNumber", "ETag")} for part in parts]
     s3().complete_multipart_upload(**place, UploadId=upload, MultipartUpload={"Parts": whole})
     assert s3().get_object(**place)["Body"].read() == first + second
+
+
+@pytest.fixture
+def candidates(laptop, tmp_path) -> Path:
+    """The samples of a model whose version 1 is champion, with three better versions that want its place."""
+    with server() as client:
+        if client.search_registered_models(f"name = '{NAME}'"):
+            client.delete_registered_model(NAME)
+    for noise in (0.3, 0.0, 0.01, 0.02):
+        registered(tmp_path, noise=noise)
+    assert promote(Toy().base, params.Promote(resamples=100), version="1", samples=tmp_path / "samples").ok
+    return tmp_path / "samples"
+
+
+def holders() -> dict[str, str]:
+    with server() as client:
+        return {alias: each.number for each in registry.versions(client, NAME) for alias in each.aliases}
+
+
+def test_of_twenty_machines_that_promote_at_once_one_wins(candidates, tmp_path):
+    (tmp_path / "results").mkdir()
+    command = [sys.executable, CROWD, candidates, tmp_path / "results"]
+    subprocess.run(command, check=True, timeout=200)
+    results = [json.loads(path.read_text()) for path in (tmp_path / "results").glob("*.json")]
+    assert sorted(code for code, *_ in results) == [0] + [3] * 19, results
+    [winner] = [text.split()[1] for code, text, _ in results if code == 0]
+    assert (holders()["champion"], holders()["previous"]) == (winner, "1")
+    assert all(
+        f"became version {winner}" in text or f"is now version {winner}" in text for code, text, _ in results if code
+    )
+
+
+LATE = """
+import os, signal, sys
+from pathlib import Path
+from medloop import params, turn
+from medloop.errors import Refused
+from medloop.operations.promote import promote
+from medloop.operations.rollback import rollback
+confirm = turn.confirm
+def asleep(name):
+    os.kill(os.getpid(), signal.SIGSTOP)
+    confirm(name)
+turn.confirm = asleep
+try:
+    promote(params.Base(dataset="toy"), params.Promote(resamples=100), version="2", samples=Path(sys.argv[1]))
+except Refused as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+
+
+def test_whoever_sleeps_right_before_the_alias_moves_is_refused_when_others_have_moved_it(
+    candidates, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("MEDLOOP_LEASE_SECONDS", "2")
+    late = subprocess.Popen([sys.executable, "-c", LATE, candidates], stdout=subprocess.PIPE, text=True)
+    os.waitid(os.P_PID, late.pid, os.WSTOPPED)
+    try:
+        monkeypatch.setenv("MEDLOOP_STATE", str(tmp_path / "another machine"))
+        assert promote(Toy().base, params.Promote(resamples=100), version="3", samples=candidates).ok
+    finally:
+        os.kill(late.pid, signal.SIGCONT)
+    said, _ = late.communicate(timeout=60)
+    assert (late.returncode, "has expired; token" in said) == (3, True)
+    assert holders() == {"challenger": "4", "champion": "3", "previous": "1"}
+
+
+def test_rollback_and_registration_take_the_lease_too(candidates):
+    before = lease.entry(NAME)
+    promote(Toy().base, params.Promote(resamples=100), version="2", samples=candidates)
+    rollback(Toy().base)
+    assert holders() == {"challenger": "4", "champion": "1", "previous": "2"}
+    after = lease.entry(NAME)
+    assert (after["champion"], int(after["moves"])) == ("1", int(before["moves"]) + 2)
+    assert int(after["token"]) == int(before["token"]) + 2

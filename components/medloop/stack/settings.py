@@ -167,6 +167,7 @@ def _derived(settings: Settings) -> dict[str, str]:
         "MLFLOW_TRACKING_USERNAME": "admin",
         "AWS_ENDPOINT_URL_S3": settings.url("s3"),
         "AWS_DEFAULT_REGION": "us-east-1",
+        "MEDLOOP_LEASE": "s3://mlflow/leases",
         "PGHOST": HOST,
         "PGPORT": str(settings.port("postgres")),
         "PGUSER": "postgres",
