@@ -253,6 +253,18 @@ def stack_down(folder: StackFolder = STACK) -> None:
     control.down(folder, typer.echo)
 
 
+@stack.command("user")
+def stack_user(
+    name: str,
+    role: Annotated[str, typer.Option(help="reader: sees all; writer: trains, registers and promotes too")] = "reader",
+    folder: StackFolder = STACK,
+) -> None:
+    """Make a user of the MLflow server, with a password in a private file."""
+    from medloop.stack import users
+
+    typer.echo(users.add(folder, name, role))
+
+
 def main() -> None:
     """Run the command line; what a user can mend is printed as one message, without a traceback."""
     try:

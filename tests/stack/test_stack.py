@@ -21,7 +21,6 @@ from boto3.s3.transfer import TransferConfig
 from botocore.config import Config
 from botocore.exceptions import ClientError
 from mlflow import MlflowClient
-from mlflow.server.auth.client import AuthServiceClient
 
 from laptop import Laptop, folder
 from medloop import lease, params
@@ -288,17 +287,54 @@ def test_mlflow_refuses_strangers_in_one_message(laptop, monkeypatch, changes):
     )
 
 
+def become(laptop: Laptop, monkeypatch, name: str, role: str) -> None:
+    done = laptop.run("user", name, "--role", role)
+    path = laptop.folder / f"users/{name}.env"
+    assert (done.returncode, done.stdout) == (0, f"{name} is a {role}; what {name} sources is {path}\n"), done.stderr
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    for variable in laptop.env:
+        monkeypatch.delenv(variable)
+    for line in path.read_text().splitlines():
+        monkeypatch.setenv(*line.split("=", 1))
+
+
 def test_a_reader_reads_and_cannot_promote(laptop, monkeypatch, tmp_path):
     registered(tmp_path)
-    AuthServiceClient(laptop.env["MLFLOW_TRACKING_URI"]).create_user("reader", "reads-and-no-more")
-    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "reader")
-    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "reads-and-no-more")
+    become(laptop, monkeypatch, "anna", "reader")
     with pytest.raises(Refused) as found:
         promote(Toy().base, params.Promote(resamples=100), samples=tmp_path / "samples")
     assert "does not allow this user what was asked (403): set MLFLOW_TRACKING_USERNAME" in str(found.value)
     assert "\n" not in str(found.value)
     with server() as client:
         assert registry.get(client, NAME, "1").aliases == ("challenger",)
+
+
+def test_a_writer_registers_and_promotes_and_makes_no_users(laptop, monkeypatch, tmp_path):
+    become(laptop, monkeypatch, "ben", "writer")
+    toy = Toy(name="bens")
+    registered(tmp_path, toy)
+    assert promote(toy.base, params.Promote(resamples=100), samples=tmp_path / "samples").ok
+    with server() as client:
+        assert registry.get(client, toy.base.model_name, "1").aliases == ("challenger", "champion")
+    user = os.environ["MLFLOW_TRACKING_USERNAME"], os.environ["MLFLOW_TRACKING_PASSWORD"]
+    address = f"{laptop.env['MLFLOW_TRACKING_URI']}/api/2.0/mlflow/users/create"
+    assert (
+        requests.post(address, json={"username": "eve", "password": "x" * 12}, auth=user, timeout=9).status_code == 403
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("../eve",), "a user's name is up to 63 letters"),
+        (("eve", "--role", "queen"), "unknown role 'queen'; known: reader, writer"),
+        (("admin",), "already exists"),
+    ],
+)
+def test_an_impossible_user_is_refused(laptop, words, message):
+    done = laptop.run("user", *words)
+    assert (done.returncode, message in done.stderr) == (2, True), done.stderr
+    assert not [path for path in laptop.folder.glob("users/*") if path.stem not in ("anna", "ben")]
 
 
 def test_dvc_pushes_and_pulls(laptop, tmp_path):

@@ -14,6 +14,7 @@ from medloop.errors import Refused
 
 MARK = "MEDLOOP_STACK_PART"  # in the environment of each process of a part
 OTHERS = ("MLFLOW_", "AWS_", "PG", "WEED_", "MEDLOOP_")  # what a user's shell has set does not reach the servers
+LOG_BYTES = 20 * 2**20  # a longer log is set aside at the next start
 STOP_SECONDS = 60.0
 POLL_SECONDS = 0.1
 
@@ -31,6 +32,8 @@ class Process:
         mark, _, marked = self._mark.partition("=")
         self.log.parent.mkdir(mode=0o700, exist_ok=True)
         self._record.parent.mkdir(mode=0o700, exist_ok=True)
+        if self.log.exists() and self.log.stat().st_size > LOG_BYTES:
+            self.log.replace(self.log.with_suffix(".log.old"))
         with os.fdopen(os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), "wb") as log:
             started = subprocess.Popen(
                 command,
