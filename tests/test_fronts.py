@@ -61,6 +61,7 @@ def test_dvc_keeps_the_last_good_output(stage):
         (["stages.evaluate"], TRAINING | SERVERS | {"great_expectations"}),
         (["stages.register", "serving"], TRAINING | {"great_expectations", "kfp", "dvc"}),
         (["kubeflow"], HEAVY | {"numpy", "pandas"}),
+        (["turn"], HEAVY | {"numpy", "pandas"}),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )

@@ -27,6 +27,10 @@ images = typer.Typer(
     help="The container images of the steps and of the model server.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(images, name="images")
+stack = typer.Typer(
+    help="PostgreSQL, S3 and MLflow servers on this machine.", no_args_is_help=True, rich_markup_mode=None
+)
+app.add_typer(stack, name="stack")
 
 Profile = Annotated[str | None, typer.Option("--profile", "-p", help="profiles/NAME.yaml, laid over params.yaml")]
 Settings = Annotated[
@@ -35,6 +39,8 @@ Settings = Annotated[
 
 Engine = Annotated[str | None, typer.Option(help="docker, podman or buildah; default: the first that is installed")]
 Package = Annotated[Path | None, typer.Option(help="compiled before; it must fit the parameters")]
+StackFolder = Annotated[Path, typer.Option("--folder", help="holds the stack's data, secrets and logs")]
+STACK = Path(".medloop/stack")
 
 
 def _show_version(asked: bool) -> None:
@@ -307,6 +313,51 @@ def push_images(
 
     for target in targets or building.TARGETS:
         typer.echo(building.push(target, registry, engine=building.engine(engine)))
+
+
+@stack.command("up")
+def stack_up(
+    folder: StackFolder = STACK,
+    ports: Annotated[
+        list[str] | None, typer.Option("--port", help="NAME=NUMBER, NAME one of postgres, s3, mlflow; kept for later")
+    ] = None,
+) -> None:
+    """Start what does not run yet, and return when all of it answers."""
+    from medloop.stack import control
+
+    control.up(folder, ports or [], typer.echo)
+
+
+@stack.command("status")
+def stack_status(folder: StackFolder = STACK) -> None:
+    """Say of each part whether it answers, and where; exit with 4 unless all do."""
+    from medloop.errors import Unreachable
+    from medloop.stack import control
+
+    answers, text = control.status(folder)
+    typer.echo(text)
+    if not answers:
+        raise typer.Exit(Unreachable.exit_code)
+
+
+@stack.command("down")
+def stack_down(folder: StackFolder = STACK) -> None:
+    """Stop it; its data stay."""
+    from medloop.stack import control
+
+    control.down(folder, typer.echo)
+
+
+@stack.command("user")
+def stack_user(
+    name: str,
+    role: Annotated[str, typer.Option(help="reader: sees all; writer: trains, registers and promotes too")] = "reader",
+    folder: StackFolder = STACK,
+) -> None:
+    """Make a user of the MLflow server, with a password in a private file."""
+    from medloop.stack import users
+
+    typer.echo(users.add(folder, name, role))
 
 
 def main() -> None:

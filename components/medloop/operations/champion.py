@@ -49,6 +49,7 @@ def move(name: str, number: str, *, held_by: str | None, before: dict[str, str])
                 f"version {number} was compared with {_named(held_by)}, but the champion of {name} is now "
                 f"{_named(came)}; nothing was changed: run `medloop promote` again"
             )
+        turn.confirm(name)
         registry.set_aliases(client, name, {PREVIOUS: came, CHAMPION: number})
         turn.moved(name, number)
 
@@ -66,6 +67,7 @@ def swap(name: str) -> tuple[str, str]:
         if before is None or before.number == now.number:
             raise Refused(f"{name} has no champion before version {now.number}: there is nothing to roll back to")
         registry.load(f"models:/{name}/{before.number}")
+        turn.confirm(name)
         registry.set_aliases(client, name, {PREVIOUS: now.number, CHAMPION: before.number})
         turn.moved(name, before.number)
     return before.number, now.number

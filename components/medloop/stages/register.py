@@ -57,6 +57,7 @@ def register(
             version = registry.create(client, base.model_name, chosen, card, run_id=run_id, tags=tags, text=text)
         new = registry.DONE not in version.tags
         if new:
+            turn.confirm(base.model_name)
             registry.set_aliases(client, base.model_name, {section.alias: version.number})
         registry.retag(client, version, {**tags, registry.DONE: "true"})
     found = {"model": base.model_name, "version": version.number, "new": new, "run_id": run_id, "server": address()}

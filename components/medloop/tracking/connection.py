@@ -22,6 +22,7 @@ logging.getLogger("mlflow").setLevel(os.environ["MLFLOW_LOGGING_LEVEL"])  # for 
 
 DEFAULT = "sqlite:///mlflow.db"
 UNWRITABLE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES, errno.EROFS)
+DENIALS = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 ANSWER_SECONDS = 5.0  # for the first sign of life
 
 
@@ -51,13 +52,16 @@ def server() -> Iterator[MlflowClient]:
             client = MlflowClient(tracking_uri=uri(), registry_uri=uri())
             client.search_experiments(max_results=1)  # makes the tables of a new database
         yield client
-    except RestException as error:
-        raise Refused(f"tracking server {address()} refused: {_first_line(error)}") from None
     except requests.RequestException as error:
-        raise _silence(type(error).__name__) from None
+        status = error.response.status_code if error.response is not None else None
+        raise (_denial(status) if status in (401, 403) else _silence(type(error).__name__)) from None
     except SQLAlchemyError as error:
         raise _silence(_first_line(error)) from None
     except MlflowException as error:
+        if error.error_code in DENIALS:
+            raise _denial(error.get_http_status_code()) from None
+        if isinstance(error, RestException):
+            raise Refused(f"tracking server {address()} refused: {_first_line(error)}") from None
         if "API request to" in str(error):
             raise _silence("the connection broke off") from None
         if "OperationalError" in str(error):
@@ -110,6 +114,15 @@ def _silence(reason: str) -> Unreachable:
         f"tracking {kind} {address()} {state} ({reason}); results are kept in artifacts: "
         "run `medloop register` later (with --profile, if there was one), or set MLFLOW_TRACKING_URI to another server"
     )
+
+
+def _denial(status: int) -> Refused:
+    if status == 401:
+        said, remedy = "does not know the user name and password (401)", "those of a user that it has"
+    else:
+        said, remedy = "does not allow this user what was asked (403)", "those of a user who may"
+    variables = "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
+    return Refused(f"tracking server {address()} {said}: set {variables} to {remedy}")
 
 
 def _sqlite_file() -> Path | None:
