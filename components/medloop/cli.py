@@ -1,7 +1,9 @@
 """The command line: one command per stage and per operation. Carries no logic, and imports it in the bodies."""
 
+import functools
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,7 +32,46 @@ Settings = Annotated[
     list[str] | None, typer.Option("--set", "-S", help="KEY=VALUE over params.yaml, e.g. train.epochs=3")
 ]
 
+Host = Annotated[str | None, typer.Option(help="address of the Kubeflow Pipelines API; default: MEDLOOP_KFP_HOST")]
+Namespace = Annotated[str | None, typer.Option(help="Kubeflow profile to run in, where there are many users")]
+TokenFile = Annotated[Path | None, typer.Option(help="holds a bearer token; else MEDLOOP_KFP_TOKEN")]
+ServiceAccount = Annotated[bool, typer.Option("--service-account/", help="the token that Kubernetes mounts in a pod")]
+CaCert = Annotated[Path | None, typer.Option(help="PEM bundle of the authorities to trust; default: the public ones")]
+Experiment = Annotated[str | None, typer.Option(help="default: pipeline.experiment")]
+OneRun = Annotated[str | None, typer.Argument(help="its id; default: the latest runs")]
 Package = Annotated[Path | None, typer.Option(help="compiled before; it must fit the parameters")]
+
+
+def _connected(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a Kubeflow in place of `to`, which is a function that resolves them."""
+
+    def connected(
+        host: Host = None,
+        namespace: Namespace = None,
+        token_file: TokenFile = None,
+        service_account: ServiceAccount = False,
+        ca_cert: CaCert = None,
+        **own: Any,
+    ) -> None:
+        def to() -> Any:
+            from medloop_pipelines import connection
+
+            return connection.resolve(
+                host=host,
+                namespace=namespace,
+                token_file=token_file,
+                service_account=service_account,
+                ca_cert=ca_cert,
+            )
+
+        command(to, **own)
+
+    own, theirs = (list(inspect.signature(function).parameters.values()) for function in (command, connected))
+    both = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own[1:], *theirs[:-1])]
+    functools.update_wrapper(connected, command)
+    connected.__signature__ = inspect.Signature(both)  # type: ignore[attr-defined]
+    connected.__annotations__ = {each.name: each.annotation for each in both}
+    return connected
 
 
 @app.command()
@@ -200,18 +241,48 @@ def run_pipeline(
 
 
 @pipeline.command("submit")
+@_connected
 def submit_pipeline(
-    host: Annotated[str, typer.Option(help="address of the Kubeflow Pipelines API")],
-    namespace: Annotated[str | None, typer.Option(help="Kubeflow profile to run in")] = None,
+    to: Any,
     package: Package = None,
+    experiment: Experiment = None,
+    name: Annotated[str | None, typer.Option(help="of the run; default: the model's name and the time")] = None,
     profile: Profile = None,
     settings: Settings = None,
 ) -> None:
     """Start the pipeline on a Kubeflow cluster."""
     import medloop_pipelines
 
-    run = medloop_pipelines.submit(_params(profile, settings), host, namespace=namespace, package=package)
+    params = _params(profile, settings)
+    run = medloop_pipelines.submit(params, to(), package=package, experiment=experiment, name=name)
     typer.echo(f"submitted run {run}")
+
+
+@pipeline.command("status")
+@_connected
+def pipeline_status(to: Any, run: OneRun = None, experiment: Experiment = None) -> None:
+    """Say how a run stands step by step; without one, list the latest."""
+    from medloop_pipelines import runs
+
+    typer.echo(runs.status(to(), run) if run else runs.listing(to(), experiment or _params().pipeline.experiment))
+
+
+@pipeline.command("logs")
+@_connected
+def pipeline_logs(to: Any, run: str) -> None:
+    """Say which steps of a run failed, why, and where their logs are."""
+    from medloop_pipelines import runs
+
+    typer.echo(runs.logs(to(), run))
+
+
+@pipeline.command("cancel")
+@_connected
+def cancel_run(to: Any, run: str) -> None:
+    """End a run."""
+    from medloop_pipelines import runs
+
+    typer.echo(runs.cancel(to(), run))
 
 
 def main() -> None:

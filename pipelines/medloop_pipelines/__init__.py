@@ -1,5 +1,6 @@
 """The Kubeflow side of medloop: what `medloop pipeline compile`, `run` and `submit` do."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,6 +11,7 @@ from kfp.compiler import Compiler
 from medloop.errors import Refused
 from medloop.params import Params
 from medloop_pipelines import runners
+from medloop_pipelines.connection import Connection
 from medloop_pipelines.training import description, training_pipeline
 
 
@@ -39,18 +41,37 @@ def run(params: Params, root: Path = Path("artifacts/pipeline"), *, package: Pat
     runners.subprocess(_checked(package, params), root)
 
 
-def submit(params: Params, host: str, *, namespace: str | None = None, package: Path | None = None) -> str:
-    """Start the pipeline of `params` on the Kubeflow at `host`, and return the run's id.
+def submit(
+    params: Params,
+    to: Connection,
+    *,
+    package: Path | None = None,
+    experiment: str | None = None,
+    name: str | None = None,
+) -> str:
+    """Start the pipeline of `params` on the Kubeflow at `to`, and return the run's id.
+
+    Args:
+        params: what the pipeline is built for.
+        to: where Kubeflow is.
+        package: compiled before; it must fit `params`.
+        experiment: that the run belongs to; None: `pipeline.experiment` of `params`.
+        name: of the run; None: the model's, with the time.
 
     Raises:
-        Unreachable: nothing answers at `host`.
-        Refused: `package` was compiled for other parameters, or Kubeflow refused it.
+        Unreachable: nothing answers there.
+        Refused: `package` was compiled for other parameters, or Kubeflow refused it; nothing is left behind.
     """
     with TemporaryDirectory() as folder:
         if package is None:
             package = Path(folder) / f"{params.base.model_name}.yaml"
             compile(params, package)
-        return runners.cluster(_checked(package, params), host, namespace=namespace)
+        return runners.cluster(
+            _checked(package, params),
+            to,
+            experiment=experiment or params.pipeline.experiment,
+            name=name or f"{params.base.model_name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
+        )
 
 
 def _checked(package: Path, params: Params) -> Path:
