@@ -26,6 +26,8 @@ app = typer.Typer(
 )
 pipeline = typer.Typer(help="The same stages as a Kubeflow pipeline.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(pipeline, name="pipeline")
+schedule = typer.Typer(help="Runs that come back.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(schedule, name="schedule")
 
 Profile = Annotated[str | None, typer.Option("--profile", "-p", help="profiles/NAME.yaml, laid over params.yaml")]
 Settings = Annotated[
@@ -39,6 +41,11 @@ ServiceAccount = Annotated[bool, typer.Option("--service-account/", help="the to
 CaCert = Annotated[Path | None, typer.Option(help="PEM bundle of the authorities to trust; default: the public ones")]
 Experiment = Annotated[str | None, typer.Option(help="default: pipeline.experiment")]
 OneRun = Annotated[str | None, typer.Argument(help="its id; default: the latest runs")]
+Cron = Annotated[str | None, typer.Option(help="six fields, seconds first, UTC, e.g. '0 30 2 * * mon'")]
+Interval = Annotated[int | None, typer.Option("--interval", help="seconds from one run to the next")]
+CatchUp = Annotated[bool | None, typer.Option("--catch-up/--no-catch-up", help="make up for each time that was missed")]
+AtATime = Annotated[int | None, typer.Option("--max-concurrency", help="runs at a time")]
+Moment = Annotated[str | None, typer.Option(help="a time, e.g. 2027-01-01T00:00:00Z")]
 Package = Annotated[Path | None, typer.Option(help="compiled before; it must fit the parameters")]
 
 
@@ -285,6 +292,103 @@ def cancel_run(to: Any, run: str) -> None:
     typer.echo(runs.cancel(to(), run))
 
 
+@schedule.command("create")
+@_connected
+def create_schedule(
+    to: Any,
+    name: str,
+    cron: Cron = None,
+    interval: Interval = None,
+    profile: Profile = None,
+    catch_up: CatchUp = None,
+    max_concurrency: AtATime = None,
+    start: Moment = None,
+    end: Moment = None,
+    experiment: Experiment = None,
+) -> None:
+    """Create a schedule on a Kubeflow that params.yaml does not declare."""
+    from medloop import params
+    from medloop_pipelines import schedule as operation
+
+    given = _given(cron, interval, profile, catch_up, max_concurrency, start, end)
+    wanted = params.checked(params.Schedule, {"name": name} | given, where="schedule")
+    typer.echo(operation.create(wanted, experiment or _params().pipeline.experiment, to()))
+
+
+@schedule.command("update")
+@_connected
+def update_schedule(
+    to: Any,
+    name: str,
+    cron: Cron = None,
+    interval: Interval = None,
+    profile: Profile = None,
+    catch_up: CatchUp = None,
+    max_concurrency: AtATime = None,
+    start: Moment = None,
+    end: Moment = None,
+    experiment: Experiment = None,
+) -> None:
+    """Change a schedule made by `create`, and let it run the newest version of the pipeline."""
+    from medloop_pipelines import schedule as operation
+
+    given = _given(cron, interval, profile, catch_up, max_concurrency, start, end)
+    typer.echo(operation.update(name, given, experiment or _params().pipeline.experiment, to()))
+
+
+@schedule.command("list")
+@_connected
+def list_schedules(to: Any, experiment: Experiment = None) -> None:
+    """List medloop's schedules on a Kubeflow with their next times."""
+    from medloop_pipelines import schedule as operation
+
+    typer.echo(operation.listing(experiment or _params().pipeline.experiment, to()))
+
+
+@schedule.command("pause")
+@_connected
+def pause_schedule(to: Any, name: str, experiment: Experiment = None) -> None:
+    """Keep a schedule from starting runs."""
+    from medloop_pipelines import schedule as operation
+
+    typer.echo(operation.pause(name, experiment or _params().pipeline.experiment, to()))
+
+
+@schedule.command("resume")
+@_connected
+def resume_schedule(to: Any, name: str, experiment: Experiment = None) -> None:
+    """Let a paused schedule start runs again."""
+    from medloop_pipelines import schedule as operation
+
+    typer.echo(operation.resume(name, experiment or _params().pipeline.experiment, to()))
+
+
+@schedule.command("delete")
+@_connected
+def delete_schedule(to: Any, name: str, experiment: Experiment = None) -> None:
+    """Delete a schedule; runs that it started stay."""
+    from medloop_pipelines import schedule as operation
+
+    typer.echo(operation.delete(name, experiment or _params().pipeline.experiment, to()))
+
+
+@schedule.command("apply")
+@_connected
+def apply_schedules(
+    to: Any,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the difference alone")] = False,
+) -> None:
+    """Make the schedules on a Kubeflow those that params.yaml declares, after showing the difference."""
+    from medloop_pipelines import schedule as operation
+
+    def confirm(difference: str) -> bool:
+        typer.echo(difference)
+        return not dry_run and (yes or typer.confirm("make these changes?"))
+
+    typer.echo(operation.apply(_params(), to(), confirm=confirm))
+
+
 def main() -> None:
     """Run the command line; what a user can mend is printed as one message, without a traceback."""
     try:
@@ -317,6 +421,20 @@ def _params(profile: str | None = None, settings: list[str] | None = None) -> An
     from medloop import workspace
 
     return params.check(workspace.effective(profile, settings or []), where="params.yaml")
+
+
+def _given(
+    cron: str | None,
+    interval: int | None,
+    profile: str | None,
+    catch_up: bool | None,
+    max_concurrency: int | None,
+    start: str | None,
+    end: str | None,
+) -> dict[str, Any]:
+    keys = ("cron", "interval_s", "profile", "catch_up", "max_concurrency", "start", "end")
+    values = (cron, interval, profile, catch_up, max_concurrency, start, end)
+    return {key: value for key, value in zip(keys, values, strict=True) if value is not None}
 
 
 def _models(architectures: tuple[str, ...]) -> dict[str, Path]:

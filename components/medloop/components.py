@@ -159,3 +159,17 @@ def register(
             evaluation=Path(evaluation.path),
         )
     return f"{result['model']}/{result['version']}"
+
+
+@component
+def promote(params: str, version: str, samples: Input[Dataset]) -> str:
+    """Make the version `name/number` the champion, if it is fit for it, and return why or why not."""
+    from pathlib import Path
+
+    from medloop import kubeflow
+    from medloop.operations.promote import promote
+    from medloop.params import Promote, parse
+
+    with kubeflow.step():
+        decision = promote(*parse(params, Promote), version=version.rpartition("/")[2], samples=Path(samples.path))
+    return decision.reason

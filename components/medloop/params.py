@@ -4,12 +4,14 @@ import difflib
 import json
 import warnings
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from medloop import cron
 from medloop.errors import Refused
 
 SCHEMA_VERSION = 1
@@ -190,6 +192,7 @@ class Promote(Section):
     min_samples: int = Field(50, ge=2, description="fewer test patients: cannot decide")
     min_per_class: int = Field(10, ge=1, description="fewer test samples of a class: cannot decide")
     resamples: int = Field(2000, ge=100, le=100_000)
+    automatic: bool = Field(False, description="a scheduled run promotes what it registers, if it fulfils all this")
 
 
 class Toleration(Section):
@@ -218,6 +221,44 @@ class Pipeline(Section):
     images: dict[Stage, str] = Field({}, description="by stage: image reference in place of the default one")
 
 
+class Schedule(Section):
+    """One of `schedule:`, a run that comes back: either by a cron line or by an interval, times in UTC."""
+
+    name: Name = Field(description="of the schedule; no other one has it")
+    profile: str | None = Field(None, description="profiles/NAME.yaml, laid over params.yaml; null: none")
+    cron: str | None = Field(None, description="Kubeflow's six fields, seconds first, e.g. 0 30 2 * * mon")
+    interval_s: int | None = Field(None, ge=1, le=10**8, description="seconds from one run to the next")
+    catch_up: bool = Field(False, description="make up for each time that was missed, not just for the last one")
+    max_concurrency: int = Field(1, ge=1, le=10, description="runs of this schedule at a time")
+    start: AwareDatetime | None = Field(None, description="no run before, e.g. 2027-01-01T00:00:00Z; null: at once")
+    end: AwareDatetime | None = Field(None, description="no run after; null: for ever")
+    enabled: bool = Field(True, description="false: paused")
+
+    @model_validator(mode="after")
+    def _fires(self) -> Self:
+        if (self.cron is None) == (self.interval_s is None):
+            raise ValueError(f"schedule {self.name} needs either cron or interval_s")
+        if self.start and self.end and self.end <= self.start:
+            raise ValueError(f"schedule {self.name} ends before it starts")
+        if self.cron is not None and cron.parse(self.cron).after(datetime.now(UTC)) is None:
+            raise ValueError(f"schedule {self.name} never fires: there is no day for {self.cron!r}")
+        return self
+
+    def after(self, moment: datetime) -> datetime | None:
+        """Return the first time to fire after `moment`; None once it has ended.
+
+        An interval is counted from `start`, else from 1970, so that two who count it come to the same times.
+        """
+        if self.start and moment < self.start:
+            moment = self.start - timedelta(microseconds=1)
+        if self.cron is not None:
+            found = cron.parse(self.cron).after(moment)
+        else:
+            origin, step = self.start or datetime.fromtimestamp(0, UTC), timedelta(seconds=self.interval_s or 1)
+            found = origin + ((moment - origin) // step + 1) * step
+        return None if found is None or (self.end and found > self.end) else found
+
+
 with warnings.catch_warnings():  # pydantic warns that `validate` and `register` are names of its own classes
     warnings.simplefilter("ignore", UserWarning)
 
@@ -234,6 +275,15 @@ with warnings.catch_warnings():  # pydantic warns that `validate` and `register`
         register: Register = Register()
         promote: Promote = Promote()
         pipeline: Pipeline = Pipeline()
+        schedule: tuple[Schedule, ...] = ()
+
+        @field_validator("schedule")
+        @classmethod
+        def _each_name_once(cls, schedules: tuple[Schedule, ...]) -> tuple[Schedule, ...]:
+            names = [each.name for each in schedules]
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"two schedules are named {twice[0]!r}")
+            return schedules
 
 
 def read(path: Path = Path("params.yaml")) -> Params:

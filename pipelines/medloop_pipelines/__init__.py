@@ -15,8 +15,10 @@ from medloop_pipelines.connection import Connection
 from medloop_pipelines.training import description, training_pipeline
 
 
-def compile(params: Params, output: Path) -> None:  # noqa: A001 - the word of KFP and of the command
+def compile(params: Params, output: Path, *, scheduled: bool = False) -> None:  # noqa: A001 - the word of KFP
     """Write the pipeline of `params` to `output`, the IR that every Kubeflow takes; same `params`, same bytes.
+
+    A `scheduled` one promotes what it registers, where `promote.automatic` says so.
 
     Raises:
         Refused: `output` does not end in .yaml.
@@ -24,7 +26,7 @@ def compile(params: Params, output: Path) -> None:  # noqa: A001 - the word of K
     if output.suffix != ".yaml":
         raise Refused(f"a compiled pipeline is a .yaml file, got {output}")
     output.parent.mkdir(parents=True, exist_ok=True)
-    Compiler().compile(training_pipeline(params), str(output))
+    Compiler().compile(training_pipeline(params, scheduled=scheduled), str(output))
 
 
 def run(params: Params, root: Path = Path("artifacts/pipeline"), *, package: Path | None = None) -> None:

@@ -18,3 +18,8 @@ DEFAULT: dict[Stage, str] = {  # the light image holds neither TensorFlow nor ON
 def of(stage: Stage, pipeline: Pipeline) -> str:
     """Return the image of `stage`: $MEDLOOP_IMAGE_<STAGE>, else `pipeline.images`, else the default."""
     return os.environ.get(f"MEDLOOP_IMAGE_{stage.upper()}") or pipeline.images.get(stage, DEFAULT[stage])
+
+
+def pinned(reference: str) -> bool:
+    """Tell whether an image is named by its digest, so that what ran under that name cannot have changed."""
+    return "@sha256:" in reference

@@ -2,7 +2,7 @@
 
 import contextlib
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any
 
 import kfp
 import kfp_server_api
+import urllib3
 
 from medloop.errors import Refused
 from medloop_pipelines.connection import Connection, kubeflow
@@ -17,13 +18,15 @@ from medloop_pipelines.connection import Connection, kubeflow
 ENDED = ("SUCCEEDED", "FAILED", "SKIPPED", "CANCELED")
 LISTED = 20  # runs, newest first
 NEWEST_FIRST = "created_at desc"
+Undo = list[Callable[[], object]]
 
 
 def start(package: Path, to: Connection, *, experiment: str, name: str) -> str:
     """Start the pipeline in `package` under `name`, and return the run's id."""
-    with kubeflow(to) as client, made_if_missing(client, experiment, to.namespace) as experiment_id:
+    with kubeflow(to) as client, undoing() as undo:
+        found = made_if_missing(client, experiment, to.namespace, undo)
         with contextlib.redirect_stdout(io.StringIO()):  # the client prints addresses of pages
-            run = client.run_pipeline(experiment_id, name, pipeline_package_path=str(package))
+            run = client.run_pipeline(found, name, pipeline_package_path=str(package))
         return str(run.run_id)
 
 
@@ -79,20 +82,27 @@ def experiment_id(client: kfp.Client, name: str, namespace: str | None) -> str |
         return None
 
 
-@contextmanager
-def made_if_missing(client: kfp.Client, name: str, namespace: str | None) -> Iterator[str]:
-    """Yield the id of an experiment; one that was made for this goes again where what follows fails."""
+def made_if_missing(client: kfp.Client, name: str, namespace: str | None, undo: Undo) -> str:
+    """Return the id of an experiment, made where there is none."""
     found = experiment_id(client, name, namespace)
     if found:
-        yield found
-        return
+        return found
     with contextlib.redirect_stdout(io.StringIO()):
         made = str(client.create_experiment(name, namespace=namespace).experiment_id)
+    undo.append(lambda: client.delete_experiment(made))
+    return made
+
+
+@contextmanager
+def undoing() -> Iterator[Undo]:
+    """Yield a list of what takes back the steps done so far; where the next one fails, they are taken back."""
+    undo: Undo = []
     try:
-        yield made
+        yield undo
     except BaseException:
-        with contextlib.suppress(kfp_server_api.ApiException):  # the first error says more
-            client.delete_experiment(made)
+        for step in reversed(undo):
+            with contextlib.suppress(kfp_server_api.ApiException, urllib3.exceptions.HTTPError):
+                step()  # the first error says more than one of these
         raise
 
 

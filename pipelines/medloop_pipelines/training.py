@@ -13,8 +13,12 @@ from medloop_pipelines import images
 BACKOFF = "30s"
 
 
-def training_pipeline(params: Params) -> Any:
+def training_pipeline(params: Params, *, scheduled: bool = False) -> Any:
     """Return the KFP pipeline of `params`; it has no inputs, since its tasks depend on what it was built for.
+
+    Args:
+        params: what it is built for.
+        scheduled: whether it promotes what it registers, where `promote.automatic` says so.
 
     Raises:
         Refused: more architectures than the components have inputs for.
@@ -43,12 +47,21 @@ def training_pipeline(params: Params) -> Any:
         register = _task("register", params, validation=validation, evaluation=evaluation, **models)
         register.set_caching_options(False)
 
+        if scheduled and params.promote.automatic:
+            promote = _dressed(
+                components.promote(params=dump(params.base, params.promote), version=register.output, samples=samples),
+                images.of("register", params.pipeline),
+                params,
+            )
+            promote.set_caching_options(False)
+
     return pipeline
 
 
 def description(params: Params) -> str:
     """Return what a compiled pipeline says of the parameters that it was built for."""
-    return f"{params.base.model_name}, built for parameters {provenance.json_digest(params.model_dump(mode='json'))}"
+    read = params.model_dump(mode="json", exclude={"schedule"})
+    return f"{params.base.model_name}, built for parameters {provenance.json_digest(read)}"
 
 
 def _train(architecture: str, params: Params, arrays: Any) -> dsl.PipelineTask:
@@ -59,8 +72,13 @@ def _train(architecture: str, params: Params, arrays: Any) -> dsl.PipelineTask:
 def _task(stage: Stage, params: Params, section: Section | None = None, **inputs: Any) -> dsl.PipelineTask:
     """Return the task of `stage`, with the image and the resources that `pipeline:` in params.yaml gives it."""
     text = dump(params.base, section or getattr(params, stage))
-    task = getattr(components, stage)(params=text, **inputs)
-    task.set_container_image(images.of(stage, params.pipeline))
+    return _dressed(getattr(components, stage)(params=text, **inputs), images.of(stage, params.pipeline), params)
+
+
+def _dressed(task: dsl.PipelineTask, image: str, params: Params) -> dsl.PipelineTask:
+    task.set_container_image(image)
+    if not images.pinned(image):  # KFP's cache goes by the name of the image, and a tag may have moved
+        task.set_caching_options(False)
     task.set_cpu_request(params.pipeline.cpu).set_cpu_limit(params.pipeline.cpu)
     task.set_memory_request(params.pipeline.memory).set_memory_limit(params.pipeline.memory)
     if params.pipeline.retries:

@@ -88,6 +88,18 @@ class State:
             self._check_namespace(query["namespace"])
         return self._page("pipelines", self.pipelines, query)
 
+    def delete_pipeline(self, places: Any, query: Any, body: Any) -> Any:
+        _found(self.pipelines, places["pipeline_id"])
+        if any(each["pipeline_id"] == places["pipeline_id"] for each in self.versions.values()):
+            raise Refusal(400, "a pipeline with versions cannot be deleted")
+        del self.pipelines[places["pipeline_id"]]
+        return {}
+
+    def delete_pipeline_version(self, places: Any, query: Any, body: Any) -> Any:
+        _found(self.versions, places["pipeline_version_id"])
+        del self.versions[places["pipeline_version_id"]]
+        return {}
+
     def list_pipeline_versions(self, places: Any, query: Any, body: Any) -> Any:
         of_one = {key: each for key, each in self.versions.items() if each["pipeline_id"] == places["pipeline_id"]}
         return self._page("pipeline_versions", of_one, query)
