@@ -16,6 +16,7 @@ from medloop.errors import Refused
 
 SCHEMA_VERSION = 1
 Stage = Literal["ingest", "validate", "preprocess", "train", "evaluate", "register"]
+Channel = Literal["webhook", "slack", "email"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 S = TypeVar("S", bound="Section")
@@ -207,6 +208,18 @@ class Toleration(Section):
     toleration_seconds: int | None = Field(None, ge=0, description="of a NoExecute taint; null: for ever")
 
 
+class Notify(Section):
+    """`pipeline.notify:`, who is told how a run ended; addresses and passwords are in the environment alone."""
+
+    channels: tuple[Channel, ...] = Field((), description="none: nobody is told")
+    when: Literal["failure", "always"] = "failure"
+    secret: str = Field(
+        "medloop-notify",
+        pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$",
+        description="Kubernetes secret that holds the variables of the channels, e.g. MEDLOOP_WEBHOOK_URL",
+    )
+
+
 class Pipeline(Section):
     """`pipeline:`, how Kubeflow runs the stages."""
 
@@ -219,6 +232,7 @@ class Pipeline(Section):
     retries: int = Field(1, ge=0, le=10)
     experiment: str = Field("medloop", min_length=1, max_length=128, description="that runs and schedules belong to")
     images: dict[Stage, str] = Field({}, description="by stage: image reference in place of the default one")
+    notify: Notify = Notify()
 
 
 class Schedule(Section):

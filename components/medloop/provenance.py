@@ -19,10 +19,11 @@ from medloop.errors import Refused
 
 SCHEMA_VERSION = 1
 LINEAGE = "lineage.json"
-FRONTS = {  # no result depends on them: they carry no logic, or say when to run
+FRONTS = {  # no result depends on them: they carry no logic, or say when to run and how that ended
     "medloop.cli",
     "medloop.components",
     "medloop.cron",
+    "medloop.failures",
     "medloop.kubeflow",
     "medloop.workspace",
 }

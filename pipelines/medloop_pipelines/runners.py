@@ -1,12 +1,17 @@
 """Where a compiled pipeline runs: one function each."""
 
+import os
 import re
+import uuid
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import yaml
 from kfp import components, local
 
+from medloop import failures
 from medloop.errors import Refused
 from medloop_pipelines import runs
 from medloop_pipelines.connection import Connection
@@ -24,13 +29,25 @@ def subprocess(package: Path, root: Path) -> None:
         warnings.filterwarnings("ignore", "Task .* have no effect in the current local runner", UserWarning)
         local.init(local.SubprocessRunner(use_venv=False), pipeline_root=str(root))
         try:
-            pipeline()
+            with _known_as(f"local-{uuid.uuid4()}"):
+                pipeline()
         except RuntimeError as error:
             failed = re.search(r"Inner task failed: \W*(?:\[\d+m)?'([^']+)'", str(error))
             if failed is None:
                 raise
             step = _display_names(package)[failed[1]]
             raise Refused(f"pipeline step {step} failed: its message stands above, its outputs in {root}") from None
+
+
+@contextmanager
+def _known_as(run: str) -> Iterator[None]:
+    """Let the steps of a run know that they belong together, and leave no notes of theirs behind."""
+    os.environ["MEDLOOP_RUN"] = run
+    try:
+        yield
+    finally:
+        failures.clear()
+        del os.environ["MEDLOOP_RUN"]
 
 
 def cluster(package: Path, to: Connection, *, experiment: str, name: str) -> str:
@@ -44,5 +61,6 @@ def cluster(package: Path, to: Connection, *, experiment: str, name: str) -> str
 
 
 def _display_names(package: Path) -> dict[str, str]:
-    tasks = next(yaml.safe_load_all(package.read_text()))["root"]["dag"]["tasks"]
-    return {name: task["taskInfo"]["name"] for name, task in tasks.items()}
+    spec = next(yaml.safe_load_all(package.read_text()))
+    dags = [part["dag"] for part in (spec["root"], *spec["components"].values()) if "dag" in part]
+    return {name: task["taskInfo"]["name"] for dag in dags for name, task in dag["tasks"].items()}

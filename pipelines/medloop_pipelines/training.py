@@ -1,12 +1,14 @@
 """The training loop as a Kubeflow pipeline, built for the parameters that are read when compiling."""
 
 import re
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from kfp import dsl, kubernetes
 
 from medloop import components, provenance
 from medloop.errors import Refused
+from medloop.notify import VARIABLES
 from medloop.params import Params, Section, Stage, dump
 from medloop_pipelines import images
 
@@ -27,35 +29,49 @@ def training_pipeline(params: Params, *, scheduled: bool = False) -> Any:
 
     @dsl.pipeline(name=_name(params), description=description(params))
     def pipeline() -> None:
-        ingest = _task("ingest", params)
-        # ingest reads a folder, and register asks a server, that KFP cannot see: neither may come out of its cache.
-        ingest.set_caching_options(False)
-        samples = ingest.outputs["samples"]
-
-        validate = _task("validate", params, samples=samples)
-        validation = validate.outputs["validation"]
-
-        preprocess = _task("preprocess", params, samples=samples, validation=validation)
-        arrays, holdout = preprocess.outputs["arrays"], preprocess.outputs["holdout"]
-
-        trained = [_train(architecture, params, arrays) for architecture in params.train.architectures]
-        models = {f"model_{number}": task.outputs["model"] for number, task in enumerate(trained, start=1)}
-
-        evaluate = _task("evaluate", params, holdout=holdout, validation=validation, **models)
-        evaluation = evaluate.outputs["evaluation"]
-
-        register = _task("register", params, validation=validation, evaluation=evaluation, **models)
-        register.set_caching_options(False)
-
-        if scheduled and params.promote.automatic:
-            promote = _dressed(
-                components.promote(params=dump(params.base, params.promote), version=register.output, samples=samples),
-                images.of("register", params.pipeline),
-                params,
-            )
-            promote.set_caching_options(False)
+        with _told_of_its_end(params):
+            _loop(params, scheduled=scheduled)
 
     return pipeline
+
+
+def _loop(params: Params, *, scheduled: bool) -> None:
+    ingest = _task("ingest", params)
+    # ingest reads a folder, and register asks a server, that KFP cannot see: neither may come out of its cache.
+    ingest.set_caching_options(False)
+    samples = ingest.outputs["samples"]
+
+    validate = _task("validate", params, samples=samples)
+    validation = validate.outputs["validation"]
+
+    preprocess = _task("preprocess", params, samples=samples, validation=validation)
+    arrays, holdout = preprocess.outputs["arrays"], preprocess.outputs["holdout"]
+
+    trained = [_train(architecture, params, arrays) for architecture in params.train.architectures]
+    models = {f"model_{number}": task.outputs["model"] for number, task in enumerate(trained, start=1)}
+
+    evaluate = _task("evaluate", params, holdout=holdout, validation=validation, **models)
+    evaluation = evaluate.outputs["evaluation"]
+
+    register = _task("register", params, validation=validation, evaluation=evaluation, **models)
+    register.set_caching_options(False)
+
+    if scheduled and params.promote.automatic:
+        text = dump(params.base, params.promote)
+        promote = components.promote(params=text, version=register.output, samples=samples)
+        _dressed(promote, images.of("register", params.pipeline), params).set_caching_options(False)
+
+
+def _told_of_its_end(params: Params) -> AbstractContextManager[Any]:
+    """Return what the loop stands in: an exit handler, where somebody is to be told."""
+    how = params.pipeline.notify
+    if not how.channels:
+        return nullcontext()
+    task = components.notify(params=dump(params.base, how), run=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
+    _dressed(task, images.of("ingest", params.pipeline), params).set_caching_options(False)
+    names = [name for channel in how.channels for name in VARIABLES[channel]]
+    kubernetes.use_secret_as_env(task, how.secret, {name: name for name in names})
+    return dsl.ExitHandler(task, name="loop")
 
 
 def description(params: Params) -> str:
