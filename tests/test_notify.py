@@ -80,7 +80,7 @@ def test_a_receiver_that_does_not_take_it_is_reported_without_its_address(web, m
 def test_nobody_there_is_reported_without_the_address(monkeypatch):
     monkeypatch.setattr(notify, "PAUSE_SECONDS", 0.0)
     monkeypatch.setenv("MEDLOOP_WEBHOOK_URL", "http://127.0.0.1:9/s3cret")
-    with pytest.raises(Unreachable, match="^no notification by webhook: ConnectionError$"):
+    with pytest.raises(Unreachable, match=r"^no notification by webhook: ConnectionError$"):
         notify.send(Notify(channels=("webhook",)), FAILED)
 
 

@@ -389,6 +389,23 @@ def apply_schedules(
     typer.echo(operation.apply(_params(), to(), confirm=confirm))
 
 
+@schedule.command("serve")
+def serve_schedules() -> None:
+    """Run the schedules of params.yaml on this machine, until SIGTERM."""
+    from medloop.scheduling import service
+
+    service.serve(_params().schedule, say=typer.echo)
+
+
+@schedule.command("history")
+def schedule_history() -> None:
+    """List the latest runs of `serve` on this machine and how they ended."""
+    from medloop.scheduling import history
+
+    rows = history.latest()
+    typer.echo("\n".join("  ".join(row) for row in rows) or "no runs yet")
+
+
 def main() -> None:
     """Run the command line; what a user can mend is printed as one message, without a traceback."""
     try:

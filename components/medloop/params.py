@@ -231,7 +231,7 @@ class Pipeline(Section):
     memory: str = Field("8Gi", pattern=r"^\d+(\.\d+)?([KMGT]i?)?$", description="bytes a task may use")
     retries: int = Field(1, ge=0, le=10)
     experiment: str = Field("medloop", min_length=1, max_length=128, description="that runs and schedules belong to")
-    images: dict[Stage, str] = Field({}, description="by stage: image reference in place of the default one")
+    images: dict[Stage, str] = Field({}, description="by stage: image reference in place of the default; one by digest may be cached")
     notify: Notify = Notify()
 
 

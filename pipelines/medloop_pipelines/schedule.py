@@ -182,19 +182,11 @@ def _compiled(schedules: tuple[Schedule, ...]) -> Iterator[dict[str, Package]]:
     with TemporaryDirectory() as folder:
         packages = {}
         for each in schedules:
-            params = profiled(each)
+            params = workspace.scheduled(each)
             path = Path(folder) / f"{each.name}.yaml"
             medloop_pipelines.compile(params, path, scheduled=True)
             packages[each.name] = Package(path, re.sub("[^a-z0-9]+", "-", params.base.model_name))
         yield packages
-
-
-def profiled(schedule: Schedule) -> Params:
-    """Return params.yaml with the schedule's profile laid over it; raise Refused where there is no such profile."""
-    try:
-        return parameters.check(workspace.effective(schedule.profile, []), where="params.yaml")
-    except Refused as error:
-        raise Refused(f"schedule {schedule.name}: {error}") from None
 
 
 def _do(

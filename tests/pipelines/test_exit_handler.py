@@ -72,9 +72,9 @@ def test_a_failed_run_is_told_with_its_step_and_its_reason(tmp_path, monkeypatch
         with pytest.raises(Refused, match="pipeline step ingest failed"):
             medloop_pipelines.run(read, tmp_path / "root")
     (_, told), (_, slack) = web.got
-    assert (
-        told["failed"] == [{"step": "ingest", "reason": f"no folder {root}"}] or told["failed"][0]["step"] == "ingest"
-    )
+    [failed] = told["failed"]
+    assert failed["step"] == "ingest"
+    assert failed["reason"].startswith(f"no folder {root}")
     assert f"ingest: no folder {root}" in slack["text"]
     assert "failed at ingest" in mail.got[0]
     assert not list((own_state / "state/failures").glob("*"))
