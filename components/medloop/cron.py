@@ -69,7 +69,7 @@ def parse(line: str) -> Cron:
     fields = line.split()
     if len(fields) != len(FIELDS):
         hint = f"; seconds come first: '0 {line}'" if len(fields) == len(FIELDS) - 1 else ""
-        raise ValueError(f"a cron line has six fields ({', '.join(FIELDS)}), got {len(fields)} in {line!r}{hint}")
+        raise ValueError(f"a cron line has six fields ({', '.join(FIELDS)}), not {len(fields)}{hint}")
     values = [_values(place, text) for place, text in enumerate(fields)]
     open_day = any(re.search(r"[*?]", fields[place]) for place in (3, 5))
     seconds, minutes, hours = (tuple(sorted(each)) for each in values[:3])

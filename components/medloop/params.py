@@ -231,7 +231,9 @@ class Pipeline(Section):
     memory: str = Field("8Gi", pattern=r"^\d+(\.\d+)?([KMGT]i?)?$", description="bytes a task may use")
     retries: int = Field(1, ge=0, le=10)
     experiment: str = Field("medloop", min_length=1, max_length=128, description="that runs and schedules belong to")
-    images: dict[Stage, str] = Field({}, description="by stage: image reference in place of the default; one by digest may be cached")
+    images: dict[Stage, str] = Field(
+        {}, description="by stage: image reference in place of the default; one by digest may be cached"
+    )
     notify: Notify = Notify()
 
 
@@ -247,6 +249,13 @@ class Schedule(Section):
     start: AwareDatetime | None = Field(None, description="no run before, e.g. 2027-01-01T00:00:00Z; null: at once")
     end: AwareDatetime | None = Field(None, description="no run after; null: for ever")
     enabled: bool = Field(True, description="false: paused")
+
+    @field_validator("cron")
+    @classmethod
+    def _six_fields(cls, line: str | None) -> str | None:
+        if line is not None:
+            cron.parse(line)
+        return line
 
     @model_validator(mode="after")
     def _fires(self) -> Self:
@@ -383,7 +392,8 @@ def _readable(kind: type[BaseModel], problem: Any) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
         message = problem["msg"].removeprefix("Value error, ")
-        return f"{key}: {message}" + ("" if problem["type"] == "missing" else f", got {problem['input']!r}")
+        told = problem["type"] == "missing" or isinstance(problem["input"], dict)  # a section's message says what came
+        return (f"{key}: " if key else "") + message + ("" if told else f", got {problem['input']!r}")
     known = _keys_beside(kind, problem["loc"])
     near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
