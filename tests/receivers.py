@@ -2,10 +2,12 @@
 
 import json
 import socketserver
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 
@@ -43,8 +45,23 @@ class _Mail(socketserver.StreamRequestHandler):
 
     def handle(self) -> None:
         self._say("220 here")
-        for raw in self.rfile:
+        while raw := self.rfile.readline():
             word = raw.decode().strip().upper()[:4]
+            if word == "EHLO":
+                offered = ["STARTTLS"] if self.server.context and not self._private() else []
+                for line in ["here", *offered]:
+                    self._say(f"250-{line}")
+                self._say("250 AUTH PLAIN")
+                continue
+            if word == "STAR":
+                self._say("220 go on")
+                self.request = self.connection = self.server.context.wrap_socket(self.connection, server_side=True)
+                self.setup()
+                continue
+            if word == "AUTH":
+                self.server.logins.append((raw.decode().split()[2], self._private()))
+                self._say("235 welcome")
+                continue
             if word == "DATA":
                 self._say("354 go on")
                 lines = list(iter(self.rfile.readline, b".\r\n"))
@@ -56,23 +73,39 @@ class _Mail(socketserver.StreamRequestHandler):
                 return
             self._say("250 well")
 
+    def _private(self) -> bool:
+        return isinstance(self.connection, ssl.SSLSocket)
+
     def _say(self, text: str) -> None:
         self.wfile.write(f"{text}\r\n".encode())
 
 
 class Mail(socketserver.ThreadingTCPServer):
-    """Keeps messages in `got` and their envelopes in `envelopes`; offers no TLS."""
+    """Keeps messages in `got`, envelopes in `envelopes`, logins and whether they were private in `logins`.
+
+    Offers TLS where it has a certificate, with its key; `at_once`: it begins with it.
+    """
 
     daemon_threads = True
 
-    def __init__(self) -> None:
+    def __init__(self, certificate: tuple[Path, Path] | None = None, *, at_once: bool = False) -> None:
         super().__init__(("127.0.0.1", 0), _Mail)
         self.got: list[str] = []
         self.envelopes: list[str] = []
+        self.logins: list[tuple[str, bool]] = []
+        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER) if certificate else None
+        if self.context and certificate:
+            self.context.load_cert_chain(*certificate)
+        if self.context and at_once:
+            self.socket = self.context.wrap_socket(self.socket, server_side=True)
+        self.scheme = "smtps" if at_once else "smtp"
 
     @property
     def url(self) -> str:
-        return f"smtp://127.0.0.1:{self.server_address[1]}"
+        return f"{self.scheme}://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of a client that does not trust this one."""
 
 
 @contextmanager

@@ -1,7 +1,10 @@
 """Notifications, sent for real to receivers on loopback."""
 
+import base64
+
 import pytest
 
+import certificates
 from medloop import failures, kubeflow, notify
 from medloop.errors import Refused, Unreachable
 from medloop.params import Notify
@@ -105,6 +108,23 @@ def test_a_password_does_not_go_to_a_mail_server_without_tls(mail, monkeypatch):
     with pytest.raises(Refused, match="offers no TLS"):
         notify.send(Notify(channels=("email",)), FAILED)
     assert mail.got == []
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_password_goes_to_a_trusted_mail_server_over_tls_alone(mail, monkeypatch, tmp_path, at_once):
+    monkeypatch.setattr(notify, "PAUSE_SECONDS", 0.0)
+    certificate = certificates.make(tmp_path)
+    with receiving(Mail(certificate, at_once=at_once)) as private:
+        monkeypatch.setenv("MEDLOOP_SMTP_URL", private.url.replace("//", "//us%40er:hunter2@"))
+        with pytest.raises(Unreachable, match=r"^no notification by email: SSLCertVerificationError$"):
+            notify.send(Notify(channels=("email",)), FAILED)
+        assert (private.logins, private.got) == ([], [])
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate[0]))
+        notify.send(Notify(channels=("email",)), FAILED)
+        [(login, over_tls)] = private.logins
+    assert base64.b64decode(login) == b"\0us@er\0hunter2"
+    assert over_tls
+    assert len(private.got) == 1
 
 
 @pytest.mark.parametrize(

@@ -1,19 +1,14 @@
 """Who asks which Kubeflow, and each way it can fail."""
 
 import base64
-import datetime
-import ipaddress
 import json
 import socket
 import threading
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
+import certificates
 from kfp_contract.server import serving
 from medloop.errors import Refused, Unreachable
 from medloop_pipelines import connection, runs
@@ -145,27 +140,7 @@ def test_a_namespace_that_a_single_user_kubeflow_has_not_is_refused(kubeflow):
 
 @pytest.fixture
 def certificate(tmp_path) -> tuple[Path, Path]:
-    """A certificate of its own authority, for the address of this machine."""
-    key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "a test's authority")])
-    built = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(1)
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
-        .sign(key, hashes.SHA256())
-    )
-    (tmp_path / "cert.pem").write_bytes(built.public_bytes(serialization.Encoding.PEM))
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    )
-    (tmp_path / "key.pem").write_bytes(private)
-    return tmp_path / "cert.pem", tmp_path / "key.pem"
+    return certificates.make(tmp_path)
 
 
 def test_tls_is_verified_against_the_bundle_alone(description, certificate):
