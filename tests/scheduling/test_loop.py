@@ -33,11 +33,11 @@ def project(tmp_path) -> Project:
     return project
 
 
-def test_a_scheduled_run_trains_registers_and_promotes(project):
+def test_a_scheduled_run_trains_registers_and_promotes_and_the_next_finds_nothing_new(project):
     with subprocess.Popen(["medloop", "schedule", "serve"], cwd=project.folder, env=project.env) as server:
         try:
             end = time.monotonic() + PATIENCE_SECONDS
-            while "  ok  " not in (said := project.run("medloop", "schedule", "history")):
+            while "nothing new" not in (said := project.run("medloop", "schedule", "history")):
                 assert server.poll() is None
                 assert "failed" not in said
                 assert time.monotonic() < end, said
@@ -47,4 +47,6 @@ def test_a_scheduled_run_trains_registers_and_promotes(project):
         finally:
             server.kill()
     assert "version 1 became champion" in said
+    assert "nothing new: medloop-classification-wards version 1 stands" in said
+    assert said.count("became champion") == 1
     assert "champion" in project.run("medloop", "models")

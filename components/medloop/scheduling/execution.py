@@ -1,6 +1,7 @@
 """One run of a schedule: `medloop repro` in a process of its own, and `medloop promote` where that is automatic."""
 
 import contextlib
+import json
 import os
 import re
 import signal
@@ -32,7 +33,10 @@ class Outcome:
 
 
 def run(schedule: Schedule, due: datetime, stop: threading.Event) -> Outcome:
-    """Run a schedule's loop to its end, or until `stop`; its output goes to a log beside the history."""
+    """Run a schedule's loop to its end, or until `stop`; its output goes to a log beside the history.
+
+    Where nothing new came, no stage but `register` has anything to do, the version stays, and nothing is promoted.
+    """
     log = history.folder() / "logs" / f"{schedule.name}-{due.astimezone(UTC):%Y%m%dT%H%M%SZ}.log"
     log.parent.mkdir(mode=0o700, exist_ok=True)
     try:
@@ -40,6 +44,7 @@ def run(schedule: Schedule, due: datetime, stop: threading.Event) -> Outcome:
     except Refused as error:
         return Outcome("failed", str(error))
     profile = ["--profile", schedule.profile] if schedule.profile else []
+    before = _registered()
     code = _child([*MEDLOOP, "repro", *profile], log, stop)
     if stop.is_set() and (code or params.promote.automatic):
         return Outcome("interrupted", "the scheduler was stopped; the last good outputs are in place")
@@ -50,13 +55,24 @@ def run(schedule: Schedule, due: datetime, stop: threading.Event) -> Outcome:
         )
         return Outcome("failed", f"{step}: {reason}{_told(params.pipeline.notify, told)}")
     said = ""
-    if params.promote.automatic:
+    if before is not None and before == _registered():
+        said = f"nothing new: {before} stands"
+    elif params.promote.automatic:
         code = _child([*MEDLOOP, "promote", *profile], log, stop)
         said = _last_line(log)
         if code not in (0, NOT_PROMOTED):
             return Outcome("failed", f"promote: {said}")
     told = notify.report(params.base.model_name, "SUCCEEDED", [], f"{schedule.name} {due:%Y-%m-%d %H:%M}")
     return Outcome("ok", said + _told(params.pipeline.notify, told))
+
+
+def _registered() -> str | None:
+    """Return the version that the last run in this folder registered, or found; None before the first."""
+    record = Path("artifacts/runs/register/run.json")
+    if not record.exists():
+        return None
+    content = json.loads(record.read_text())
+    return f"{content['model']} version {content['version']}"
 
 
 def _told(how: notify.Notify, told: dict[str, object]) -> str:
