@@ -7,7 +7,6 @@ is interrupted in between leaves both, and the next `apply` takes the old one aw
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,50 +19,9 @@ from medloop import params as parameters
 from medloop import workspace
 from medloop.errors import Refused
 from medloop.params import Params, Schedule
-from medloop_pipelines import recurring, runs
+from medloop_pipelines import plans, recurring, runs
 from medloop_pipelines.connection import Connection, kubeflow
 from medloop_pipelines.recurring import Found, Package
-
-SHOWN = ("profile", "cron", "interval_s", "start", "end", "catch_up", "max_concurrency")
-
-
-@dataclass(frozen=True)
-class Change:
-    """What one schedule needs: a new recurring run, the end of old ones, a pause; `says` tells it to the user."""
-
-    says: str
-    create: Schedule | None = None
-    delete: tuple[str, ...] = ()
-    enable: str | None = None
-    disable: str | None = None
-
-
-def plan(wanted: dict[str, tuple[Schedule, str]], there: list[Found], now: datetime) -> list[Change]:
-    """Return what makes the declared schedules on the cluster those that are `wanted`.
-
-    Args:
-        wanted: by name: the schedule, and the name of the version that it is to run.
-        there: medloop's recurring runs; those that were made by hand under another name stay.
-        now: a start before it has no effect any more, and is no difference.
-    """
-    changes = []
-    for name, (schedule, version) in wanted.items():
-        same = [each for each in there if each.schedule.name == name]
-        right = [each for each in same if not _differences(each, schedule, version, now)]
-        keep = right[0] if right else None
-        old = tuple(each.id for each in same if each is not keep)
-        if keep is None and same:
-            said = "; ".join(_differences(same[-1], schedule, version, now))
-            changes.append(Change(f"~ {name}: {said}", create=schedule, delete=old))
-        elif keep is None:
-            changes.append(Change(f"+ {name}: {_said(schedule, now)}", create=schedule))
-        elif old:
-            changes.append(Change(f"- {name}: {len(old)} older beside the right one", delete=old))
-        if keep and keep.schedule.enabled != schedule.enabled:
-            word, key = ("resume", "enable") if schedule.enabled else ("pause", "disable")
-            changes.append(Change(f"~ {name}: {word}", **{key: keep.id}))  # type: ignore[arg-type]
-    gone = [each for each in there if each.declared and each.schedule.name not in wanted]
-    return changes + [Change(f"- {each.schedule.name}: no longer in params.yaml", delete=(each.id,)) for each in gone]
 
 
 def apply(params: Params, to: Connection, *, confirm: Callable[[str], bool]) -> str:
@@ -83,7 +41,7 @@ def apply(params: Params, to: Connection, *, confirm: Callable[[str], bool]) -> 
             _check_future(each, now)
         there = recurring.found(client, runs.experiment_id(client, experiment, to.namespace))
         wanted = {each.name: (each, packages[each.name].version) for each in params.schedule}
-        changes = plan(wanted, there, now)
+        changes = plans.plan(wanted, there, now)
         if not changes:
             return f"nothing to change: {len(wanted)} schedules in experiment {experiment!r} are as params.yaml says"
         if not confirm("\n".join(change.says for change in changes)):
@@ -103,7 +61,7 @@ def create(schedule: Schedule, experiment: str, to: Connection) -> str:
             raise Refused(f"there is a schedule {schedule.name!r} already: `medloop schedule update` changes it")
         package = packages[schedule.name]
         recurring.create(client, schedule, package, experiment=experiment, namespace=to.namespace, declared=False)
-    return f"created {schedule.name}: {_said(schedule, now)}"
+    return f"created {schedule.name}: {plans.described(schedule, now)}"
 
 
 def update(name: str, changes: dict[str, Any], experiment: str, to: Connection) -> str:
@@ -124,7 +82,7 @@ def update(name: str, changes: dict[str, Any], experiment: str, to: Connection) 
             recurring.create(client, schedule, package, experiment=experiment, namespace=to.namespace, declared=False)
         for each in old:
             client.delete_recurring_run(each.id)
-    return f"updated {name}: {_said(schedule, now)}"
+    return f"updated {name}: {plans.described(schedule, now)}"
 
 
 def listing(experiment: str, to: Connection) -> str:
@@ -139,7 +97,7 @@ def listing(experiment: str, to: Connection) -> str:
             each.schedule.cron or f"every {each.schedule.interval_s} s",
             each.schedule.profile or "-",
             "on" if each.schedule.enabled else "paused",
-            _next(each.schedule, now),
+            plans.next_time(each.schedule, now),
             each.version,
             "params.yaml" if each.declared else "by hand",
         )
@@ -190,7 +148,7 @@ def _compiled(schedules: tuple[Schedule, ...]) -> Iterator[dict[str, Package]]:
 
 
 def _do(
-    client: kfp.Client, change: Change, packages: dict[str, Package], experiment: str, namespace: str | None
+    client: kfp.Client, change: plans.Change, packages: dict[str, Package], experiment: str, namespace: str | None
 ) -> None:
     if change.create:
         package = packages[change.create.name]
@@ -203,38 +161,11 @@ def _do(
         client.disable_recurring_run(change.disable)
 
 
-def _differences(there: Found, schedule: Schedule, version: str, now: datetime) -> list[str]:
-    pairs = [(key, _shown(there.schedule, key, now), _shown(schedule, key, now)) for key in SHOWN]
-    pairs += [("version", there.version, version)]
-    pairs += [("origin", "params.yaml" if there.declared else "by hand", "params.yaml")]
-    return [f"{key}: {came} -> {wanted}" for key, came, wanted in pairs if came != wanted]
-
-
-def _shown(schedule: Schedule, key: str, now: datetime) -> str:
-    value = getattr(schedule, key)
-    if key == "start" and value and value <= now:
-        return "none"
-    if isinstance(value, datetime):
-        return f"{value.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
-    return "none" if value is None else str(value)
-
-
-def _said(schedule: Schedule, now: datetime) -> str:
-    when = f"cron {schedule.cron}" if schedule.cron else f"every {schedule.interval_s} s"
-    profile = f", profile {schedule.profile}" if schedule.profile else ""
-    return f"{when}{profile}, {'next' if schedule.enabled else 'paused; next'} {_next(schedule, now)} UTC"
-
-
-def _next(schedule: Schedule, now: datetime) -> str:
-    moment = schedule.after(now)
-    return f"{moment:%Y-%m-%d %H:%M:%S}" if moment else "never"
-
-
 def _check_future(schedule: Schedule, now: datetime) -> None:
     if schedule.after(now) is None:
         raise Refused(
-            f"schedule {schedule.name} never fires: it ended at {_shown(schedule, 'end', now)} UTC; move its end, or "
-            "take it out"
+            f"schedule {schedule.name} never fires: it ended at {plans.shown(schedule, 'end', now)} UTC; "
+            "move its end, or take it out"
         )
 
 
