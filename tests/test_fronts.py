@@ -25,7 +25,7 @@ def test_every_front_knows_the_same_stages():
     known = set(params.STAGES)
     assert set(plugins.names(stages)) == known
     assert set(dvc()) == known
-    assert known | {"schema_version", "base", "promote", "pipeline"} == set(params.Params.model_fields)
+    assert known | {"schema_version", "base", "promote", "pipeline", "schedule"} == set(params.Params.model_fields)
     assert {command.name or command.callback.__name__ for command in cli.app.registered_commands} >= known
     assert {name for name in known if callable(getattr(components, name, None))} == known
     assert set(images.DEFAULT) == known
@@ -52,7 +52,7 @@ def test_dvc_keeps_the_last_good_output(stage):
     ("modules", "barred"),
     [
         (
-            ["cli", "errors", "evidence", "fetching.data", "params", "plugins", "provenance"],
+            ["cli", "cron", "errors", "evidence", "fetching.data", "params", "plugins", "provenance"],
             HEAVY | {"numpy", "pandas"},
         ),
         (["manifest", "sources", "imaging", "workspace"], HEAVY),

@@ -69,14 +69,14 @@ def test_models_are_found_by_architecture():
 
 @pytest.mark.parametrize(("error", "code"), [(Refused("give b"), 2), (Conflict("a won"), 3)])
 def test_a_refusal_ends_a_step_with_its_message_and_code(capsys, error, code):
-    with pytest.raises(SystemExit) as ended, kubeflow.step():
+    with pytest.raises(SystemExit) as ended, kubeflow.step("ingest"):
         raise error
     assert ended.value.code == code
     assert capsys.readouterr().err == f"medloop: {error}\n"
 
 
 def test_an_unforeseen_error_ends_a_step_without_its_text(capsys):
-    with pytest.raises(SystemExit) as ended, kubeflow.step():
+    with pytest.raises(SystemExit) as ended, kubeflow.step("ingest"):
         json.loads("Canarybird^Jane")
     assert ended.value.code == 1
     said = capsys.readouterr().err

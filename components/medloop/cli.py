@@ -1,7 +1,9 @@
 """The command line: one command per stage and per operation. Carries no logic, and imports it in the bodies."""
 
+import functools
+import inspect
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,6 +33,8 @@ stack = typer.Typer(
     help="PostgreSQL, S3 and MLflow servers on this machine.", no_args_is_help=True, rich_markup_mode=None
 )
 app.add_typer(stack, name="stack")
+schedule = typer.Typer(help="Runs that come back.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(schedule, name="schedule")
 
 Profile = Annotated[str | None, typer.Option("--profile", "-p", help="profiles/NAME.yaml, laid over params.yaml")]
 Settings = Annotated[
@@ -38,6 +42,18 @@ Settings = Annotated[
 ]
 
 Engine = Annotated[str | None, typer.Option(help="docker, podman or buildah; default: the first that is installed")]
+Host = Annotated[str | None, typer.Option(help="address of the Kubeflow Pipelines API; default: MEDLOOP_KFP_HOST")]
+Namespace = Annotated[str | None, typer.Option(help="Kubeflow profile to run in, where there are many users")]
+TokenFile = Annotated[Path | None, typer.Option(help="holds a bearer token; else MEDLOOP_KFP_TOKEN")]
+ServiceAccount = Annotated[bool, typer.Option("--service-account/", help="the token that Kubernetes mounts in a pod")]
+CaCert = Annotated[Path | None, typer.Option(help="PEM bundle of the authorities to trust; default: the public ones")]
+Experiment = Annotated[str | None, typer.Option(help="default: pipeline.experiment")]
+OneRun = Annotated[str | None, typer.Argument(help="its id; default: the latest runs")]
+Cron = Annotated[str | None, typer.Option(help="six fields, seconds first, UTC, e.g. '0 30 2 * * mon'")]
+Interval = Annotated[int | None, typer.Option("--interval", help="seconds from one run to the next")]
+CatchUp = Annotated[bool | None, typer.Option("--catch-up/--no-catch-up", help="make up for each time that was missed")]
+AtATime = Annotated[int | None, typer.Option("--max-concurrency", help="runs at a time")]
+Moment = Annotated[str | None, typer.Option(help="a time, e.g. 2027-01-01T00:00:00Z")]
 Package = Annotated[Path | None, typer.Option(help="compiled before; it must fit the parameters")]
 StackFolder = Annotated[Path, typer.Option("--folder", help="holds the stack's data, secrets and logs")]
 STACK = Path(".medloop/stack")
@@ -58,6 +74,38 @@ def options(
     ] = False,
 ) -> None:
     """From labelled medical images to a registered, promoted model."""
+
+
+def _connected(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of a Kubeflow in place of `to`, which is a function that resolves them."""
+
+    def connected(
+        host: Host = None,
+        namespace: Namespace = None,
+        token_file: TokenFile = None,
+        service_account: ServiceAccount = False,
+        ca_cert: CaCert = None,
+        **own: Any,
+    ) -> None:
+        def to() -> Any:
+            from medloop_pipelines import connection
+
+            return connection.resolve(
+                host=host,
+                namespace=namespace,
+                token_file=token_file,
+                service_account=service_account,
+                ca_cert=ca_cert,
+            )
+
+        command(to, **own)
+
+    own, theirs = (list(inspect.signature(function).parameters.values()) for function in (command, connected))
+    both = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in (*own[1:], *theirs[:-1])]
+    functools.update_wrapper(connected, command)
+    connected.__signature__ = inspect.Signature(both)  # type: ignore[attr-defined]
+    connected.__annotations__ = {each.name: each.annotation for each in both}
+    return connected
 
 
 @app.command()
@@ -260,17 +308,20 @@ def run_pipeline(
 
 
 @pipeline.command("submit")
+@_connected
 def submit_pipeline(
-    host: Annotated[str, typer.Option(help="address of the Kubeflow Pipelines API")],
-    namespace: Annotated[str | None, typer.Option(help="Kubeflow profile to run in")] = None,
+    to: Any,
     package: Package = None,
+    experiment: Experiment = None,
+    name: Annotated[str | None, typer.Option(help="of the run; default: the model's name and the time")] = None,
     profile: Profile = None,
     settings: Settings = None,
 ) -> None:
     """Start the pipeline on a Kubeflow cluster."""
     import medloop_pipelines
 
-    run = medloop_pipelines.submit(_params(profile, settings), host, namespace=namespace, package=package)
+    params = _params(profile, settings)
+    run = medloop_pipelines.submit(params, to(), package=package, experiment=experiment, name=name)
     typer.echo(f"submitted run {run}")
 
 
@@ -360,6 +411,147 @@ def stack_user(
     typer.echo(users.add(folder, name, role))
 
 
+@pipeline.command("status")
+@_connected
+def pipeline_status(to: Any, run: OneRun = None, experiment: Experiment = None) -> None:
+    """Say how a run stands step by step; without one, list the latest."""
+    from medloop_pipelines import runs
+
+    typer.echo(runs.status(to(), run) if run else runs.listing(to(), experiment or _params().pipeline.experiment))
+
+
+@pipeline.command("logs")
+@_connected
+def pipeline_logs(to: Any, run: str) -> None:
+    """Say which steps of a run failed, why, and where their logs are."""
+    from medloop_pipelines import runs
+
+    typer.echo(runs.logs(to(), run))
+
+
+@pipeline.command("cancel")
+@_connected
+def cancel_run(to: Any, run: str) -> None:
+    """End a run."""
+    from medloop_pipelines import runs
+
+    typer.echo(runs.cancel(to(), run))
+
+
+@schedule.command("create")
+@_connected
+def create_schedule(
+    to: Any,
+    name: str,
+    cron: Cron = None,
+    interval: Interval = None,
+    profile: Profile = None,
+    catch_up: CatchUp = None,
+    max_concurrency: AtATime = None,
+    start: Moment = None,
+    end: Moment = None,
+    experiment: Experiment = None,
+) -> None:
+    """Create a schedule on a Kubeflow that params.yaml does not declare."""
+    from medloop import params
+    from medloop_pipelines import schedule as operation
+
+    given = _given(cron, interval, profile, catch_up, max_concurrency, start, end)
+    wanted = params.checked(params.Schedule, {"name": name} | given, where="schedule")
+    typer.echo(operation.create(wanted, experiment or _params().pipeline.experiment, to()))
+
+
+@schedule.command("update")
+@_connected
+def update_schedule(
+    to: Any,
+    name: str,
+    cron: Cron = None,
+    interval: Interval = None,
+    profile: Profile = None,
+    catch_up: CatchUp = None,
+    max_concurrency: AtATime = None,
+    start: Moment = None,
+    end: Moment = None,
+    experiment: Experiment = None,
+) -> None:
+    """Change a schedule made by `create`, and let it run the newest version of the pipeline."""
+    from medloop_pipelines import schedule as operation
+
+    given = _given(cron, interval, profile, catch_up, max_concurrency, start, end)
+    typer.echo(operation.update(name, given, experiment or _params().pipeline.experiment, to()))
+
+
+@schedule.command("list")
+@_connected
+def list_schedules(to: Any, experiment: Experiment = None) -> None:
+    """List medloop's schedules on a Kubeflow with their next times."""
+    from medloop_pipelines import schedule as operation
+
+    typer.echo(operation.listing(experiment or _params().pipeline.experiment, to()))
+
+
+@schedule.command("pause")
+@_connected
+def pause_schedule(to: Any, name: str, experiment: Experiment = None) -> None:
+    """Keep a schedule from starting runs."""
+    from medloop_pipelines import schedule as operation
+
+    typer.echo(operation.pause(name, experiment or _params().pipeline.experiment, to()))
+
+
+@schedule.command("resume")
+@_connected
+def resume_schedule(to: Any, name: str, experiment: Experiment = None) -> None:
+    """Let a paused schedule start runs again."""
+    from medloop_pipelines import schedule as operation
+
+    typer.echo(operation.resume(name, experiment or _params().pipeline.experiment, to()))
+
+
+@schedule.command("delete")
+@_connected
+def delete_schedule(to: Any, name: str, experiment: Experiment = None) -> None:
+    """Delete a schedule; runs that it started stay."""
+    from medloop_pipelines import schedule as operation
+
+    typer.echo(operation.delete(name, experiment or _params().pipeline.experiment, to()))
+
+
+@schedule.command("apply")
+@_connected
+def apply_schedules(
+    to: Any,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="do not ask")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="show the difference alone")] = False,
+) -> None:
+    """Make the schedules on a Kubeflow those that params.yaml declares, after showing the difference."""
+    from medloop_pipelines import schedule as operation
+
+    def confirm(difference: str) -> bool:
+        typer.echo(difference)
+        return not dry_run and (yes or typer.confirm("make these changes?"))
+
+    typer.echo(operation.apply(_params(), to(), confirm=confirm))
+
+
+@schedule.command("serve")
+def serve_schedules() -> None:
+    """Run the schedules of params.yaml on this machine, until SIGTERM."""
+    from medloop.scheduling import service
+
+    service.serve(_params().schedule, say=typer.echo)
+
+
+@schedule.command("history")
+def schedule_history() -> None:
+    """List the latest runs of `serve` on this machine and how they ended."""
+    from medloop.scheduling import history
+
+    rows = history.latest()
+    typer.echo("\n".join("  ".join(row) for row in rows) or "no runs yet")
+
+
 def main() -> None:
     """Run the command line; what a user can mend is printed as one message, without a traceback."""
     try:
@@ -397,6 +589,20 @@ def _params(profile: str | None = None, settings: list[str] | None = None) -> An
 def _base(profile: str | None) -> Any:
     """Return `base:` of params.yaml, None in a folder without one."""
     return _params(profile).base if profile or Path("params.yaml").exists() else None
+
+
+def _given(
+    cron: str | None,
+    interval: int | None,
+    profile: str | None,
+    catch_up: bool | None,
+    max_concurrency: int | None,
+    start: str | None,
+    end: str | None,
+) -> dict[str, Any]:
+    keys = ("cron", "interval_s", "profile", "catch_up", "max_concurrency", "start", "end")
+    values = (cron, interval, profile, catch_up, max_concurrency, start, end)
+    return {key: value for key, value in zip(keys, values, strict=True) if value is not None}
 
 
 def _models(architectures: tuple[str, ...]) -> dict[str, Path]:

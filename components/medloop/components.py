@@ -8,7 +8,18 @@ numbered inputs, of which the pipeline uses as many as there are architectures.
 import functools
 
 from kfp import dsl
-from kfp.dsl import HTML, Artifact, ClassificationMetrics, Dataset, Input, Markdown, Metrics, Model, Output
+from kfp.dsl import (
+    HTML,
+    Artifact,
+    ClassificationMetrics,
+    Dataset,
+    Input,
+    Markdown,
+    Metrics,
+    Model,
+    Output,
+    PipelineTaskFinalStatus,
+)
 
 MAX_MODELS = 8
 
@@ -24,7 +35,7 @@ def ingest(params: str, samples: Output[Dataset]) -> None:
     from medloop.params import Ingest, parse
     from medloop.stages.ingest import ingest
 
-    with kubeflow.step():
+    with kubeflow.step("ingest"):
         ingest(*parse(params, Ingest), samples=Path(samples.path))
     kubeflow.describe(samples, **kubeflow.data(samples))
 
@@ -38,7 +49,7 @@ def validate(params: str, samples: Input[Dataset], validation: Output[Artifact],
     from medloop.params import Validate, parse
     from medloop.stages.validate import validate
 
-    with kubeflow.step():
+    with kubeflow.step("validate"):
         validate(*parse(params, Validate), samples=Path(samples.path), validation=Path(validation.path))
     kubeflow.describe(validation)
     Path(checks.path).write_text(kubeflow.table_of_checks(Path(validation.path)))
@@ -59,7 +70,7 @@ def preprocess(
     from medloop.params import Preprocess, parse
     from medloop.stages.preprocess import preprocess
 
-    with kubeflow.step():
+    with kubeflow.step("preprocess"):
         preprocess(
             *parse(params, Preprocess),
             samples=Path(samples.path),
@@ -81,7 +92,7 @@ def train(params: str, arrays: Input[Dataset], model: Output[Model], metrics: Ou
     from medloop.stages.train import train
 
     base, section = parse(params, Train)
-    with kubeflow.step():
+    with kubeflow.step(f"train-{section.architectures[0]}"):
         result = train(base, section, arrays=Path(arrays.path), model=Path(model.path))
     kubeflow.describe(model, architecture=section.architectures[0], framework="keras")
     for name, value in result.items():
@@ -114,7 +125,7 @@ def evaluate(
     from medloop.params import Evaluate, parse
     from medloop.stages.evaluate import evaluate
 
-    with kubeflow.step():
+    with kubeflow.step("evaluate"):
         evaluate(
             *parse(params, Evaluate),
             models=kubeflow.by_architecture(model_1, model_2, model_3, model_4, model_5, model_6, model_7, model_8),
@@ -154,7 +165,7 @@ def register(
     from medloop.params import Register, parse
     from medloop.stages.register import register
 
-    with kubeflow.step():
+    with kubeflow.step("register"):
         result = register(
             *parse(params, Register),
             models=kubeflow.by_architecture(model_1, model_2, model_3, model_4, model_5, model_6, model_7, model_8),
@@ -165,3 +176,29 @@ def register(
         )
     kubeflow.show(version, result)
     return f"{result['model']}/{result['version']}"
+
+
+@component
+def promote(params: str, version: str, samples: Input[Dataset]) -> str:
+    """Make the version `name/number` the champion, if it is fit for it, and return why or why not."""
+    from pathlib import Path
+
+    from medloop import kubeflow
+    from medloop.operations.promote import promote
+    from medloop.params import Promote, parse
+
+    with kubeflow.step("promote"):
+        decision = promote(*parse(params, Promote), version=version.rpartition("/")[2], samples=Path(samples.path))
+    return decision.reason
+
+
+@component
+def notify(params: str, run: str, status: PipelineTaskFinalStatus) -> None:
+    """Tell people how the run ended, which step failed and why."""
+    from medloop import failures, kubeflow, notify
+    from medloop.params import Notify, parse
+
+    base, section = parse(params, Notify)
+    with kubeflow.step("notify"):
+        notify.send(section, notify.report(base.model_name, status.state, failures.read(), run))
+    failures.clear()

@@ -8,22 +8,28 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medloop import provenance
+from medloop import failures, provenance
 from medloop.errors import Refused
 
 ROC_POINTS = 200  # the UI draws each of them, and KFP keeps them as metadata
 
 
 @contextmanager
-def step() -> Iterator[None]:
-    """End the process with one message where a stage fails, and without a traceback, as the command line does."""
+def step(name: str) -> Iterator[None]:
+    """End the process with one message where a stage fails, and without a traceback, as the command line does.
+
+    The message is left for the step that notifies, under the step's `name`.
+    """
     try:
         yield
+        failures.withdraw(name)
     except Refused as error:
+        failures.leave(name, str(error))
         print(f"medloop: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(error.exit_code)
     except Exception as error:  # its text may hold a patient's name, and a step's log is open to the whole team
         where = " > ".join(f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[1:])
+        failures.leave(name, f"unexpected {type(error).__name__} in {where}")
         print(f"medloop: unexpected {type(error).__name__} in {where}", file=sys.stderr)  # noqa: T201
         sys.exit(1)
 

@@ -5,18 +5,30 @@ import json
 import re
 import warnings
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
+from medloop import cron
 from medloop.errors import Refused
 
 SCHEMA_VERSION = 1
 Stage = Literal["ingest", "validate", "preprocess", "train", "evaluate", "register"]
 UNSHOWN = "unshown"  # the kind of problem whose value no message may hold
+Channel = Literal["webhook", "slack", "email"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
 S = TypeVar("S", bound="Section")
@@ -224,6 +236,7 @@ class Promote(Section):
     min_samples: int = Field(50, ge=2, description="fewer test patients: cannot decide")
     min_per_class: int = Field(10, ge=1, description="fewer test samples of a class: cannot decide")
     resamples: int = Field(2000, ge=100, le=100_000)
+    automatic: bool = Field(False, description="a scheduled run promotes what it registers, if it fulfils all this")
 
 
 class Toleration(Section):
@@ -238,6 +251,18 @@ class Toleration(Section):
     toleration_seconds: int | None = Field(None, ge=0, description="of a NoExecute taint; null: for ever")
 
 
+class Notify(Section):
+    """`pipeline.notify:`, who is told how a run ended; addresses and passwords are in the environment alone."""
+
+    channels: tuple[Channel, ...] = Field((), description="none: nobody is told")
+    when: Literal["failure", "always"] = "failure"
+    secret: str = Field(
+        "medloop-notify",
+        pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$",
+        description="Kubernetes secret that holds the variables of the channels, e.g. MEDLOOP_WEBHOOK_URL",
+    )
+
+
 class Pipeline(Section):
     """`pipeline:`, how Kubeflow runs the stages."""
 
@@ -248,7 +273,56 @@ class Pipeline(Section):
     cpu: str = Field("2", pattern=r"^\d+(\.\d+)?m?$", description="cores a task may use")
     memory: str = Field("8Gi", pattern=r"^\d+(\.\d+)?([KMGT]i?)?$", description="bytes a task may use")
     retries: int = Field(1, ge=0, le=10)
-    images: dict[Stage, str] = Field({}, description="by stage: image reference in place of the default one")
+    experiment: str = Field("medloop", min_length=1, max_length=128, description="that runs and schedules belong to")
+    images: dict[Stage, str] = Field(
+        {}, description="by stage: image reference in place of the default; one by digest may be cached"
+    )
+    notify: Notify = Notify()
+
+
+class Schedule(Section):
+    """One of `schedule:`, a run that comes back: either by a cron line or by an interval, times in UTC."""
+
+    name: Name = Field(description="of the schedule; no other one has it")
+    profile: str | None = Field(None, description="profiles/NAME.yaml, laid over params.yaml; null: none")
+    cron: str | None = Field(None, description="Kubeflow's six fields, seconds first, e.g. 0 30 2 * * mon")
+    interval_s: int | None = Field(None, ge=1, le=10**8, description="seconds from one run to the next")
+    catch_up: bool = Field(False, description="make up for each time that was missed, not just for the last one")
+    max_concurrency: int = Field(1, ge=1, le=10, description="runs of this schedule at a time")
+    start: AwareDatetime | None = Field(None, description="no run before, e.g. 2027-01-01T00:00:00Z; null: at once")
+    end: AwareDatetime | None = Field(None, description="no run after; null: for ever")
+    enabled: bool = Field(True, description="false: paused")
+
+    @field_validator("cron")
+    @classmethod
+    def _six_fields(cls, line: str | None) -> str | None:
+        if line is not None:
+            cron.parse(line)
+        return line
+
+    @model_validator(mode="after")
+    def _fires(self) -> Self:
+        if (self.cron is None) == (self.interval_s is None):
+            raise ValueError(f"schedule {self.name} needs either cron or interval_s")
+        if self.start and self.end and self.end <= self.start:
+            raise ValueError(f"schedule {self.name} ends before it starts")
+        if self.cron is not None and cron.parse(self.cron).after(datetime.now(UTC)) is None:
+            raise ValueError(f"schedule {self.name} never fires: there is no day for {self.cron!r}")
+        return self
+
+    def after(self, moment: datetime) -> datetime | None:
+        """Return the first time to fire after `moment`; None once it has ended.
+
+        An interval is counted from `start`, else from 1970, so that two who count it come to the same times.
+        """
+        if self.start and moment < self.start:
+            moment = self.start - timedelta(microseconds=1)
+        if self.cron is not None:
+            found = cron.parse(self.cron).after(moment)
+        else:
+            origin, step = self.start or datetime.fromtimestamp(0, UTC), timedelta(seconds=self.interval_s or 1)
+            found = origin + ((moment - origin) // step + 1) * step
+        return None if found is None or (self.end and found > self.end) else found
 
 
 with warnings.catch_warnings():  # pydantic warns that `validate` and `register` are names of its own classes
@@ -267,6 +341,15 @@ with warnings.catch_warnings():  # pydantic warns that `validate` and `register`
         register: Register = Register()
         promote: Promote = Promote()
         pipeline: Pipeline = Pipeline()
+        schedule: tuple[Schedule, ...] = ()
+
+        @field_validator("schedule")
+        @classmethod
+        def _each_name_once(cls, schedules: tuple[Schedule, ...]) -> tuple[Schedule, ...]:
+            names = [each.name for each in schedules]
+            if twice := sorted({name for name in names if names.count(name) > 1}):
+                raise ValueError(f"two schedules are named {twice[0]!r}")
+            return schedules
 
 
 def read(path: Path = Path("params.yaml")) -> Params:
@@ -352,7 +435,9 @@ def _readable(kind: type[BaseModel], problem: Any) -> str:
     key = ".".join(str(part) for part in problem["loc"])
     if problem["type"] != "extra_forbidden":
         message = problem["msg"].removeprefix("Value error, ")
-        return f"{key}: {message}" + ("" if problem["type"] in ("missing", UNSHOWN) else f", got {problem['input']!r}")
+        # a section's message says what came
+        told = problem["type"] in ("missing", UNSHOWN) or isinstance(problem["input"], dict)
+        return (f"{key}: " if key else "") + message + ("" if told else f", got {problem['input']!r}")
     known = _keys_beside(kind, problem["loc"])
     near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"

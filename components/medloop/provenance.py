@@ -19,7 +19,14 @@ from medloop.errors import Refused
 
 SCHEMA_VERSION = 1
 LINEAGE = "lineage.json"
-FRONTS = {"medloop.cli", "medloop.components", "medloop.kubeflow", "medloop.workspace"}  # they carry no logic
+FRONTS = {  # no result depends on them: they carry no logic, or say when to run and how that ended
+    "medloop.cli",
+    "medloop.components",
+    "medloop.cron",
+    "medloop.failures",
+    "medloop.kubeflow",
+    "medloop.workspace",
+}
 PACKAGES = {  # importable name: distribution
     "cv2": "opencv-python-headless",
     "great_expectations": "great-expectations",

@@ -44,6 +44,14 @@ def effective(profile: str | None, settings: list[str]) -> dict[str, Any]:
     return mapping
 
 
+def scheduled(schedule: params.Schedule) -> params.Params:
+    """Return the parameters of a schedule's runs; raise Refused, naming the schedule, where they do not fit."""
+    try:
+        return params.check(effective(schedule.profile, []), where=str(PARAMS))
+    except Refused as error:
+        raise Refused(f"schedule {schedule.name}: {error}") from None
+
+
 def repro(profile: str | None, settings: list[str], *, force: bool = False) -> None:
     """Run `dvc repro` under the effective parameters; raise Refused when a stage fails."""
     with _alone():

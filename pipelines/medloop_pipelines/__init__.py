@@ -1,5 +1,6 @@
 """The Kubeflow side of medloop: what `medloop pipeline compile`, `run` and `submit` do."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -10,18 +11,21 @@ from kfp.compiler import Compiler
 from medloop.errors import Refused
 from medloop.params import Params
 from medloop_pipelines import runners
+from medloop_pipelines.connection import Connection
 from medloop_pipelines.training import description, training_pipeline
 
 
-def compile(params: Params, output: Path) -> None:  # noqa: A001 - the word of KFP and of the command
+def compile(params: Params, output: Path, *, scheduled: bool = False) -> None:  # noqa: A001 - the word of KFP
     """Write the pipeline of `params` to `output`, the IR that every Kubeflow takes; same `params`, same bytes.
+
+    A `scheduled` one promotes what it registers, where `promote.automatic` says so.
 
     Raises:
         Refused: `output` does not end in .yaml or cannot be written, or a name in `params` is unknown.
     """
     if output.suffix != ".yaml":
         raise Refused(f"a compiled pipeline is a .yaml file, got {output}")
-    pipeline = training_pipeline(params)
+    pipeline = training_pipeline(params, scheduled=scheduled)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         Compiler().compile(pipeline, str(output))
@@ -52,18 +56,37 @@ def run(
     runners.LOCAL[runner](_checked(package, params), root)
 
 
-def submit(params: Params, host: str, *, namespace: str | None = None, package: Path | None = None) -> str:
-    """Start the pipeline of `params` on the Kubeflow at `host`, and return the run's id.
+def submit(
+    params: Params,
+    to: Connection,
+    *,
+    package: Path | None = None,
+    experiment: str | None = None,
+    name: str | None = None,
+) -> str:
+    """Start the pipeline of `params` on the Kubeflow at `to`, and return the run's id.
+
+    Args:
+        params: what the pipeline is built for.
+        to: where Kubeflow is.
+        package: compiled before; it must fit `params`.
+        experiment: that the run belongs to; None: `pipeline.experiment` of `params`.
+        name: of the run; None: the model's, with the time.
 
     Raises:
-        Unreachable: nothing answers at `host`.
-        Refused: `package` was compiled for other parameters, or Kubeflow refused it.
+        Unreachable: nothing answers there.
+        Refused: `package` was compiled for other parameters, or Kubeflow refused it; nothing is left behind.
     """
     with TemporaryDirectory() as folder:
         if package is None:
             package = Path(folder) / f"{params.base.model_name}.yaml"
             compile(params, package)
-        return runners.cluster(_checked(package, params), host, namespace=namespace)
+        return runners.cluster(
+            _checked(package, params),
+            to,
+            experiment=experiment or params.pipeline.experiment,
+            name=name or f"{params.base.model_name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
+        )
 
 
 def _checked(package: Path, params: Params) -> Path:

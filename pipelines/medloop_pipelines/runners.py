@@ -1,21 +1,21 @@
 """Where a compiled pipeline runs: one function each."""
 
+import os
 import re
+import uuid
 import warnings
-from http import HTTPStatus
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import kfp
-import kfp_server_api
-import urllib3
 import yaml
 from kfp import components, local
 
-from medloop.errors import Refused, Unreachable
-
-ANSWER_SECONDS = 5.0
-HEALTH = "/apis/v2beta1/healthz"
+from medloop import failures
+from medloop.errors import Refused
+from medloop_pipelines import runs
+from medloop_pipelines.connection import Connection
 
 
 def subprocess(package: Path, root: Path) -> None:
@@ -51,7 +51,8 @@ def _run(package: Path, root: Path, runner: Any) -> None:
         warnings.filterwarnings("ignore", "Task .* have no effect in the current local runner", UserWarning)
         local.init(runner, pipeline_root=str(root.absolute()))
         try:
-            pipeline()
+            with _known_as(f"local-{uuid.uuid4()}"):
+                pipeline()
         except RuntimeError as error:
             failed = re.search(r"Inner task failed: \W*(?:\[\d+m)?'([^']+)'", str(error))
             if failed is None:
@@ -60,41 +61,25 @@ def _run(package: Path, root: Path, runner: Any) -> None:
             raise Refused(f"pipeline step {step} failed: its message stands above, its outputs in {root}") from None
 
 
-def cluster(package: Path, host: str, *, namespace: str | None = None, experiment: str = "medloop") -> str:
-    """Start the pipeline in `package` on the Kubeflow at `host`, and return the run's id.
+@contextmanager
+def _known_as(run: str) -> Iterator[None]:
+    """Let the steps of a run know that they belong together, and leave no notes of theirs behind."""
+    os.environ["MEDLOOP_RUN"] = run
+    try:
+        yield
+    finally:
+        failures.clear()
+        del os.environ["MEDLOOP_RUN"]
+
+
+def cluster(package: Path, to: Connection, *, experiment: str, name: str) -> str:
+    """Start the pipeline in `package` on the Kubeflow at `to`, and return the run's id.
 
     Raises:
-        Unreachable: nothing answers at `host`.
-        Refused: what answers is no Kubeflow, or will not do this.
+        Unreachable: nothing answers there.
+        Refused: what answers is no Kubeflow, or will not do this; nothing is left behind.
     """
-    _look_for_kubeflow(host)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # on servers of before 2.0
-            client = kfp.Client(host=host, namespace=namespace or "kubeflow")
-        run = client.create_run_from_pipeline_package(str(package), experiment_name=experiment, namespace=namespace)
-    except kfp_server_api.ApiException as error:
-        raise Refused(f"Kubeflow at {host} refused the run: {error.status} {error.reason}") from None
-    except urllib3.exceptions.HTTPError as error:
-        raise _silence(host, error) from None
-    return str(run.run_id)
-
-
-def _look_for_kubeflow(host: str) -> None:
-    """Ask before the client does, which would try for half a minute and print tracebacks."""
-    if not host.startswith(("http://", "https://")):
-        raise Refused(f"the host must begin with http:// or https://, got {host!r}")
-    try:
-        http = urllib3.PoolManager(retries=False, timeout=ANSWER_SECONDS)
-        answer = http.request("GET", f"{host.rstrip('/')}{HEALTH}")
-    except urllib3.exceptions.HTTPError as error:
-        raise _silence(host, error) from None
-    if answer.status != HTTPStatus.OK:
-        raise Refused(f"no Kubeflow Pipelines API at {host}: {HEALTH} answers {answer.status} {answer.reason}")
-
-
-def _silence(host: str, error: Exception) -> Unreachable:
-    return Unreachable(f"Kubeflow at {host} does not answer ({type(error).__name__}); nothing was submitted")
+    return runs.start(package, to, experiment=experiment, name=name)
 
 
 def _images(package: Path) -> list[str]:
@@ -104,5 +89,6 @@ def _images(package: Path) -> list[str]:
 
 
 def _display_names(package: Path) -> dict[str, str]:
-    tasks = next(yaml.safe_load_all(package.read_text()))["root"]["dag"]["tasks"]
-    return {name: task["taskInfo"]["name"] for name, task in tasks.items()}
+    spec = next(yaml.safe_load_all(package.read_text()))
+    dags = [part["dag"] for part in (spec["root"], *spec["components"].values()) if "dag" in part]
+    return {name: task["taskInfo"]["name"] for dag in dags for name, task in dag["tasks"].items()}

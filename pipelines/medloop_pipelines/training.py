@@ -1,20 +1,26 @@
 """The training loop as a Kubeflow pipeline, built for the parameters that are read when compiling."""
 
 import re
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from kfp import dsl, kubernetes
 
 from medloop import components, evidence, provenance, workspace
 from medloop.errors import Refused
+from medloop.notify import VARIABLES
 from medloop.params import Params, Section, Stage, dump
 from medloop_pipelines import images
 
 BACKOFF = "30s"
 
 
-def training_pipeline(params: Params) -> Any:
+def training_pipeline(params: Params, *, scheduled: bool = False) -> Any:
     """Return the KFP pipeline of `params`; it has no inputs, since its tasks depend on what it was built for.
+
+    Args:
+        params: what it is built for.
+        scheduled: whether it promotes what it registers, where `promote.automatic` says so.
 
     Raises:
         Refused: more architectures than the components have inputs for.
@@ -23,34 +29,57 @@ def training_pipeline(params: Params) -> Any:
 
     @dsl.pipeline(name=_name(params), description=description(params))
     def pipeline() -> None:
-        ingest = _task("ingest", params)
-        # ingest reads a folder, and register asks a server, that KFP cannot see: neither may come out of its cache.
-        ingest.set_caching_options(False)
-        samples = ingest.outputs["samples"]
-
-        validate = _task("validate", params, samples=samples)
-        validation = validate.outputs["validation"]
-
-        preprocess = _task("preprocess", params, samples=samples, validation=validation)
-        arrays, holdout = preprocess.outputs["arrays"], preprocess.outputs["holdout"]
-
-        trained = [_train(architecture, params, arrays) for architecture in params.train.architectures]
-        models = {f"model_{number}": task.outputs["model"] for number, task in enumerate(trained, start=1)}
-
-        evaluate = _task("evaluate", params, holdout=holdout, validation=validation, **models)
-        evaluation = evaluate.outputs["evaluation"]
-
-        # The run's id changes from run to run: no step may have it but this one, which never comes out of the cache.
-        origin = {"git_commit": evidence.commit() or "", "kfp_run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
-        register = _task("register", params, validation=validation, evaluation=evaluation, **models, **origin)
-        register.set_caching_options(False)
+        with _told_of_its_end(params):
+            _loop(params, scheduled=scheduled)
 
     return pipeline
 
 
+def _loop(params: Params, *, scheduled: bool) -> None:
+    ingest = _task("ingest", params)
+    # ingest reads a folder, and register asks a server, that KFP cannot see: neither may come out of its cache.
+    ingest.set_caching_options(False)
+    samples = ingest.outputs["samples"]
+
+    validate = _task("validate", params, samples=samples)
+    validation = validate.outputs["validation"]
+
+    preprocess = _task("preprocess", params, samples=samples, validation=validation)
+    arrays, holdout = preprocess.outputs["arrays"], preprocess.outputs["holdout"]
+
+    trained = [_train(architecture, params, arrays) for architecture in params.train.architectures]
+    models = {f"model_{number}": task.outputs["model"] for number, task in enumerate(trained, start=1)}
+
+    evaluate = _task("evaluate", params, holdout=holdout, validation=validation, **models)
+    evaluation = evaluate.outputs["evaluation"]
+
+    # The run's id changes from run to run: no step may have it but this one, which never comes out of the cache.
+    origin = {"git_commit": evidence.commit() or "", "kfp_run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
+    register = _task("register", params, validation=validation, evaluation=evaluation, **models, **origin)
+    register.set_caching_options(False)
+
+    if scheduled and params.promote.automatic:
+        text = dump(params.base, params.promote)
+        promote = components.promote(params=text, version=register.output, samples=samples)
+        _dressed(promote, images.of("register", params.pipeline), params).set_caching_options(False)
+
+
+def _told_of_its_end(params: Params) -> AbstractContextManager[Any]:
+    """Return what the loop stands in: an exit handler, where somebody is to be told."""
+    how = params.pipeline.notify
+    if not how.channels:
+        return nullcontext()
+    task = components.notify(params=dump(params.base, how), run=dsl.PIPELINE_JOB_ID_PLACEHOLDER)
+    _dressed(task, images.of("ingest", params.pipeline), params).set_caching_options(False)
+    names = [name for channel in how.channels for name in VARIABLES[channel]]
+    kubernetes.use_secret_as_env(task, how.secret, {name: name for name in names})
+    return dsl.ExitHandler(task, name="loop")
+
+
 def description(params: Params) -> str:
     """Return what a compiled pipeline says of the parameters that it was built for."""
-    return f"{params.base.model_name}, built for parameters {provenance.json_digest(params.model_dump(mode='json'))}"
+    read = params.model_dump(mode="json", exclude={"schedule"})
+    return f"{params.base.model_name}, built for parameters {provenance.json_digest(read)}"
 
 
 def _train(architecture: str, params: Params, arrays: Any) -> dsl.PipelineTask:
@@ -61,11 +90,15 @@ def _train(architecture: str, params: Params, arrays: Any) -> dsl.PipelineTask:
 def _task(stage: Stage, params: Params, section: Section | None = None, **inputs: Any) -> dsl.PipelineTask:
     """Return the task of `stage`, with the image and the resources that `pipeline:` in params.yaml gives it."""
     text = dump(params.base, section or getattr(params, stage))
-    task = getattr(components, stage)(params=text, **inputs)
-    image = images.of(stage, params.pipeline)
+    return _dressed(getattr(components, stage)(params=text, **inputs), images.of(stage, params.pipeline), params)
+
+
+def _dressed(task: dsl.PipelineTask, image: str, params: Params) -> dsl.PipelineTask:
     task.set_container_image(image)
     if digest := images.digest(image):
         task.set_env_variable("MEDLOOP_IMAGE_DIGEST", digest)
+    else:  # KFP's cache goes by the name of the image, and a tag may have moved
+        task.set_caching_options(False)
     task.set_cpu_request(params.pipeline.cpu).set_cpu_limit(params.pipeline.cpu)
     task.set_memory_request(params.pipeline.memory).set_memory_limit(params.pipeline.memory)
     if params.pipeline.retries:

@@ -85,6 +85,20 @@ def test_the_challenger_takes_the_place_and_the_former_champion_is_kept(tmp_path
     assert aliases() == {"challenger": "2", "champion": "2", "previous": "1"}
 
 
+def test_the_kubeflow_step_decides_as_the_command_does(tmp_path):
+    from types import SimpleNamespace
+
+    from medloop import components
+
+    registered(tmp_path)
+    samples = SimpleNamespace(path=str(tmp_path / "samples"))
+    step = components.promote.python_func
+    assert step(params.dump(BASE, RULE), f"{NAME}/1", samples).startswith("version 1 became champion")
+    registered(tmp_path, noise=0.5)
+    assert "may be inferior" in step(params.dump(BASE, RULE), f"{NAME}/2", samples)
+    assert aliases()["champion"] == "1"
+
+
 def test_an_inferior_version_leaves_the_champion_in_place(tmp_path):
     registered(tmp_path)
     promote(BASE, RULE, samples=tmp_path / "samples")

@@ -137,12 +137,37 @@ def test_resources_and_retries_come_from_the_parameters(tmp_path):
         assert task["retryPolicy"]["maxRetryCount"] == 4
 
 
+def cached(folder, **pipeline):
+    found = tasks(compiled(folder, pipeline=pipeline)[0])
+    return {name for name, task in found.items() if task["cachingOptions"].get("enableCache")}
+
+
+def test_nothing_is_cached_under_a_tag_that_may_move(tmp_path):
+    assert cached(tmp_path) == set()
+    assert cached(tmp_path, images={"train": "registry/train:1", "validate": f"v@sha256:{'0' * 64}"}) == {"validate"}
+
+
 def test_only_what_kfp_can_see_is_cached(tmp_path):
-    found = tasks(compiled(tmp_path)[0])
-    assert {name for name, task in found.items() if not task["cachingOptions"].get("enableCache")} == {
-        "ingest",
-        "register",
-    }
+    trained = {f"train-{architecture}" for architecture in ARCHITECTURES}
+    by_digest = dict.fromkeys(params.STAGES, f"registry/medloop@sha256:{'0' * 64}")
+    assert cached(tmp_path, images=by_digest) == {"validate", "preprocess", *trained, "evaluate"}
+
+
+def test_a_scheduled_run_promotes_only_where_the_parameters_say_so(tmp_path):
+    for automatic, scheduled in [(False, False), (False, True), (True, False), (True, True)]:
+        read = params.Params(schema_version=1, promote=params.Promote(automatic=automatic))
+        medloop_pipelines.compile(read, tmp_path / "pipeline.yaml", scheduled=scheduled)
+        spec = yaml.safe_load((tmp_path / "pipeline.yaml").read_text())
+        assert ("promote" in tasks(spec)) == (automatic and scheduled)
+    assert tasks(spec)["promote"]["dependentTasks"] == ["ingest", "register"]
+
+
+def test_a_schedule_is_no_part_of_what_it_runs(tmp_path):
+    nightly = params.Schedule(name="nightly", interval_s=60)
+    with_one = params.Params(schema_version=1, schedule=(nightly,))
+    medloop_pipelines.compile(with_one, tmp_path / "a.yaml")
+    medloop_pipelines.compile(params.Params(schema_version=1), tmp_path / "b.yaml")
+    assert (tmp_path / "a.yaml").read_bytes() == (tmp_path / "b.yaml").read_bytes()
 
 
 def test_images_by_parameter_and_by_environment(tmp_path, monkeypatch):

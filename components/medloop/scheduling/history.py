@@ -1,0 +1,76 @@
+"""Which run of which schedule was started, once and by whom, and how it ended: a SQLite file in $MEDLOOP_STATE."""
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+WAIT_SECONDS = 30.0  # for another process that writes
+SHOWN = 20
+
+TABLE = """
+CREATE TABLE IF NOT EXISTS runs (
+    schedule TEXT NOT NULL,
+    due TEXT NOT NULL,
+    pid INTEGER NOT NULL,
+    started TEXT NOT NULL,
+    ended TEXT,
+    result TEXT,
+    reason TEXT,
+    PRIMARY KEY (schedule, due)
+)
+"""
+
+
+def folder() -> Path:
+    """Return where the scheduler keeps its files; readable by their owner alone."""
+    path = Path(os.environ.get("MEDLOOP_STATE") or ".medloop") / "schedule"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return path
+
+
+def claim(schedule: str, due: datetime) -> bool:
+    """Take a run upon this process; False where anybody has done so before."""
+    row = (schedule, _text(due), os.getpid(), _text(datetime.now(UTC)))
+    with _open() as file:
+        done = file.execute("INSERT OR IGNORE INTO runs (schedule, due, pid, started) VALUES (?, ?, ?, ?)", row)
+        return done.rowcount == 1
+
+
+def end(schedule: str, due: datetime, result: str, reason: str = "") -> None:
+    """Write down how a run that was claimed ended."""
+    row = (_text(datetime.now(UTC)), result, reason, schedule, _text(due))
+    with _open() as file:
+        file.execute("UPDATE runs SET ended = ?, result = ?, reason = ? WHERE schedule = ? AND due = ?", row)
+
+
+def close_open_ones(reason: str) -> int:
+    """Mark runs without an end as interrupted, and return their number; nobody may be running any."""
+    with _open() as file:
+        now = _text(datetime.now(UTC))
+        row = (now, "interrupted", reason)
+        return file.execute("UPDATE runs SET ended = ?, result = ?, reason = ? WHERE ended IS NULL", row).rowcount
+
+
+def latest(count: int = SHOWN) -> list[tuple[str, str, str, str, str, str]]:
+    """Return the latest runs, newest first: schedule, due, started, ended, result, reason."""
+    with _open() as file:
+        rows = file.execute(
+            "SELECT schedule, due, started, coalesce(ended, '-'), coalesce(result, 'running'), coalesce(reason, '') "
+            "FROM runs ORDER BY due DESC, started DESC LIMIT ?",
+            (count,),
+        )
+        return list(rows)
+
+
+@contextmanager
+def _open() -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(folder() / "runs.db", timeout=WAIT_SECONDS)) as file, file:
+        file.execute(TABLE)
+        yield file
+
+
+def _text(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S}"
