@@ -251,7 +251,8 @@ def test_samples_made_under_another_key_are_not_replaced(tmp_path, monkeypatch):
 
 
 PROGRAM = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may have it ignored
 from pathlib import Path
 from medloop import params, sources
 from medloop.stages.ingest import ingest
