@@ -83,6 +83,7 @@ def test_no_patient_is_named_anywhere(project):
     ]
     found += [str(path) for path in project.home.rglob("*") if CANARY.lower() in str(path).lower()]
     assert (project.folder / ".medloop/private/dvc").is_dir(), "DVC keeps file names in a folder that others can read"
+    assert (project.folder / ".medloop/private").stat().st_mode & 0o777 == 0o700
     found += [
         str(path)
         for path in (project.folder / ".medloop").rglob("*")
@@ -90,6 +91,30 @@ def test_no_patient_is_named_anywhere(project):
     ]
     assert found == []
     assert CANARY.lower() not in project.output.lower()
+
+
+def test_another_root_and_a_new_file_leave_no_name_behind(tmp_path):
+    project = Project(tmp_path)
+    write_params(project, ingest={"source": "phantom", "root": "data/none", "options": {"phantom": {"patients": 30}}})
+    project.run("dvc", "repro", "ingest")
+    support.dicom_tree(project.folder / "data/wards", 40, name=CANARY)
+    write_params(project)
+    project.run("dvc", "repro", "ingest")
+    new = project.folder / f"data/wards/{CANARY}-new.dcm"
+    support.dicom(50, True, name=CANARY).save_as(new, enforce_file_format=True)
+    with (new.parent / "labels.csv").open("a") as file:
+        file.write(f"{new.name},finding\n")
+    project.run("dvc", "repro", "ingest")
+    named = [
+        path.relative_to(project.folder)
+        for path in project.folder.rglob("*")
+        if path.is_file() and not {".git", "data"} & set(path.relative_to(project.folder).parts)
+        if CANARY.lower().encode() in path.read_bytes().lower()
+    ]
+    private = project.folder / ".medloop/private"
+    assert {path.parts[:3] for path in named} == {(".medloop", "private", "cache"), (".medloop", "private", "dvc")}
+    assert private.stat().st_mode & 0o777 == 0o700
+    assert not (project.folder / ".dvc/cache").exists()
 
 
 def test_an_unforeseen_error_shows_no_text_that_may_hold_a_name(project, untouched, tmp_path):

@@ -108,9 +108,11 @@ def _overlaid() -> Path:
 @contextmanager
 def _alone() -> Iterator[None]:
     """Refuse a second run in this folder; the file names of patients that DVC keeps go to a folder of mode 0700."""
-    folder = _saved().parent
-    (folder / "private").mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (folder / "repro.lock").open("w") as lock:
+    from medloop import privacy
+
+    privacy.DVC_FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
+    privacy.folder()
+    with _saved().with_name("repro.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -21,6 +21,7 @@ def ingest(base: params.Base, section: params.Ingest, *, samples: Path) -> dict[
     Raises:
         Refused: the source, its options or its data are not fit to go on; the message says which, and what to do.
     """
+    privacy.folder()
     source, options = _source(section)
     pseudonyms = privacy.Pseudonyms.load()
     _check_key(samples, pseudonyms)
