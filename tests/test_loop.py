@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -276,6 +277,37 @@ def test_a_stage_that_is_killed_runs_again(project, stage):
     changed = {name for name, content in project.contents().items() if before.get(name) != content}
     assert changed == set()
     assert not list((project.folder / "artifacts").glob(".*.partial")), "a half-written output was left behind"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_ends_the_training_and_all_around_it(project, untouched, number):
+    before = (project.folder / "params.yaml").read_bytes()
+    command = ["medloop", "repro", "--set", "train.epochs=1000", "--set", "train.patience=1000"]
+    log = project.folder.parent / f"{number.name}.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(command, cwd=project.folder, env=project.env, stdout=file, stderr=file)
+        deadline = time.monotonic() + 60
+        while not (training := at_work(project)) & {"listen"} and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert training >= {"repro", "train", "listen"}, log.read_text()
+        assert (project.folder / "params.yaml").read_bytes() != before
+        process.send_signal(number)
+        process.wait(timeout=60)
+    assert at_work(project) == set()
+    assert process.returncode != 0
+    assert (project.folder / "params.yaml").read_bytes() == before
+
+
+def at_work(project: Project) -> set[str]:
+    """Return which of ours run in the project's folder: repro, train, listen."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").readlink() == project.folder:
+                found |= {"repro", "train", "listen"} & set(re.split(r"[\0.]", (process / "cmdline").read_text()))
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return found
 
 
 def test_an_experiment_runs_twice_and_the_default_again(tmp_path):

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +23,8 @@ from medloop import expectations, models, params, plugins, sources, tasks
 from medloop.errors import Refused
 
 PARAMS, PROFILES = Path("params.yaml"), Path("profiles")
+STOPPED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SECONDS_TO_END = 20.0  # given to the stages, and to what tells the tracking server that they were killed
 
 
 def effective(profile: str | None, settings: list[str]) -> dict[str, Any]:
@@ -56,9 +59,39 @@ def _run_dvc(mapping: dict[str, Any], *, keep: bool, force: bool) -> None:
     command = [sys.executable, "-m", "dvc", "repro", *(["--force"] if force else [])]
     with _laid_over(mapping, keep=keep):
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        code = subprocess.run(command, env={**os.environ, "PATH": path}, check=False).returncode
+        process = subprocess.Popen(command, env={**os.environ, "PATH": path}, process_group=0)
+        try:
+            code = process.wait()
+        except BaseException:
+            _end(process)
+            raise
     if code:
         raise Refused("a stage failed: its message stands above; outputs of earlier runs are in place")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End `process` and all that it started, and return when they are gone; whoever is in a hurry is not heard."""
+    for number in STOPPED_BY:
+        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if _runs(process):
+            os.killpg(process.pid, number)
+        deadline = time.monotonic() + SECONDS_TO_END
+        while _runs(process) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _runs(process: subprocess.Popen[bytes]) -> bool:
+    """Tell whether anything in the group of `process` still runs: not what has ended and waits for its parent."""
+    process.poll()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, group = path.read_text().rpartition(")")[2].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
+            continue
+        if int(group) == process.pid and state not in "ZX":
+            return True
+    return False
 
 
 def summary(artifacts: Path) -> str:
@@ -117,11 +150,14 @@ def _alone() -> Iterator[None]:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Refused("another `medloop repro` runs in this folder: wait for it") from None
-        before = signal.signal(signal.SIGTERM, _terminate)
+        before = {number: signal.getsignal(number) for number in STOPPED_BY}
+        for number in {signal.SIGTERM, signal.SIGHUP} - {each for each in before if before[each] == signal.SIG_IGN}:
+            signal.signal(number, _terminate)
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _terminate(number: int, frame: object) -> None:  # noqa: ARG001  what the signal module calls it with
