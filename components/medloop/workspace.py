@@ -33,7 +33,7 @@ def effective(profile: str | None, settings: list[str]) -> dict[str, Any]:
     Raises:
         Refused: no such profile, or a key or value that does not fit the schema.
     """
-    mapping = params.overlaid(PARAMS, _profile(profile)) if profile else params.mapping(PARAMS)
+    mapping = params.mapping(PARAMS) if profile is None else params.overlaid(PARAMS, _profile(profile))
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
@@ -42,17 +42,18 @@ def effective(profile: str | None, settings: list[str]) -> dict[str, Any]:
             mapping = params.merge(mapping, _nested(key.split("."), yaml.safe_load(value)))
         except yaml.YAMLError:
             raise Refused(f"{setting!r}: what stands after = is no YAML") from None
-    params.check(mapping, where=f"profiles/{profile}.yaml" if profile else str(PARAMS))
+    params.check(mapping, where=str(PARAMS) if profile is None else str(_profile(profile)))
     return mapping
 
 
 def repro(profile: str | None, settings: list[str], *, force: bool = False) -> None:
     """Run `dvc repro` under the effective parameters; raise Refused when a stage fails."""
+    _check_folder()
     with _alone():
         _recover()
         mapping = effective(profile, settings)
         _check_names(params.check(mapping, where=str(PARAMS)))
-        _run_dvc(mapping, keep=not (profile or settings), force=force)
+        _run_dvc(mapping, keep=profile is None and not settings, force=force)
 
 
 def _run_dvc(mapping: dict[str, Any], *, keep: bool, force: bool) -> None:
@@ -119,11 +120,17 @@ def _interval(value: dict[str, Any]) -> str:
 
 
 def _profile(name: str) -> Path:
-    path = PROFILES / f"{name}.yaml"
-    if not path.exists():
-        known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
-        raise Refused(f"unknown profile {name!r}; known: {known}")
-    return path
+    _check_folder()
+    known = {file.stem: file for file in sorted(PROFILES.glob("*.yaml"))}
+    if name not in known:
+        raise Refused(f"unknown profile {name!r}; known: {', '.join(known)}")
+    return known[name]
+
+
+def _check_folder() -> None:
+    """Refuse a folder that is no project's, before anything is written there."""
+    if not PARAMS.is_file():
+        raise Refused(f"no file {PARAMS}: run this from the project's folder")
 
 
 def _nested(keys: list[str], value: Any) -> dict[str, Any]:
