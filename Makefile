@@ -43,7 +43,7 @@ lock: $(READY)  ## resolve every version again
 	$(UV_COMPILE:pyproject.toml=) --group bootstrap -o requirements/bootstrap.lock
 
 clean:  ## remove outputs and caches; the environment, the registry and the keys stay
-	rm -rf artifacts .dvc/cache .dvc/tmp dvc.lock .pytest_cache .mypy_cache .ruff_cache
+	rm -rf artifacts .dvc/cache .dvc/tmp .medloop/private/cache .medloop/private/dvc dvc.lock .pytest_cache .mypy_cache .ruff_cache
 
 # The lock is installed by uv, which pip installs from a lock of its own: LOCK=gpu for a machine with a GPU.
 $(READY): requirements/$(LOCK).lock requirements/bootstrap.lock pyproject.toml

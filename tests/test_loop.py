@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import time
@@ -83,6 +84,7 @@ def test_no_patient_is_named_anywhere(project):
     ]
     found += [str(path) for path in project.home.rglob("*") if CANARY.lower() in str(path).lower()]
     assert (project.folder / ".medloop/private/dvc").is_dir(), "DVC keeps file names in a folder that others can read"
+    assert (project.folder / ".medloop/private").stat().st_mode & 0o777 == 0o700
     found += [
         str(path)
         for path in (project.folder / ".medloop").rglob("*")
@@ -90,6 +92,30 @@ def test_no_patient_is_named_anywhere(project):
     ]
     assert found == []
     assert CANARY.lower() not in project.output.lower()
+
+
+def test_another_root_and_a_new_file_leave_no_name_behind(tmp_path):
+    project = Project(tmp_path)
+    write_params(project, ingest={"source": "phantom", "root": "data/none", "options": {"phantom": {"patients": 30}}})
+    project.run("dvc", "repro", "ingest")
+    support.dicom_tree(project.folder / "data/wards", 40, name=CANARY)
+    write_params(project)
+    project.run("dvc", "repro", "ingest")
+    new = project.folder / f"data/wards/{CANARY}-new.dcm"
+    support.dicom(50, True, name=CANARY).save_as(new, enforce_file_format=True)
+    with (new.parent / "labels.csv").open("a") as file:
+        file.write(f"{new.name},finding\n")
+    project.run("dvc", "repro", "ingest")
+    named = [
+        path.relative_to(project.folder)
+        for path in project.folder.rglob("*")
+        if path.is_file() and not {".git", "data"} & set(path.relative_to(project.folder).parts)
+        if CANARY.lower().encode() in path.read_bytes().lower()
+    ]
+    private = project.folder / ".medloop/private"
+    assert {path.parts[:3] for path in named} == {(".medloop", "private", "cache"), (".medloop", "private", "dvc")}
+    assert private.stat().st_mode & 0o777 == 0o700
+    assert not (project.folder / ".dvc/cache").exists()
 
 
 def test_an_unforeseen_error_shows_no_text_that_may_hold_a_name(project, untouched, tmp_path):
@@ -251,6 +277,37 @@ def test_a_stage_that_is_killed_runs_again(project, stage):
     changed = {name for name, content in project.contents().items() if before.get(name) != content}
     assert changed == set()
     assert not list((project.folder / "artifacts").glob(".*.partial")), "a half-written output was left behind"
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
+def test_a_signal_ends_the_training_and_all_around_it(project, untouched, number):
+    before = (project.folder / "params.yaml").read_bytes()
+    command = ["medloop", "repro", "--set", "train.epochs=1000", "--set", "train.patience=1000"]
+    log = project.folder.parent / f"{number.name}.log"
+    with log.open("w") as file:
+        process = subprocess.Popen(command, cwd=project.folder, env=project.env, stdout=file, stderr=file)
+        deadline = time.monotonic() + 60
+        while not (training := at_work(project)) & {"listen"} and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert training >= {"repro", "train", "listen"}, log.read_text()
+        assert (project.folder / "params.yaml").read_bytes() != before
+        process.send_signal(number)
+        process.wait(timeout=60)
+    assert at_work(project) == set()
+    assert process.returncode != 0
+    assert (project.folder / "params.yaml").read_bytes() == before
+
+
+def at_work(project: Project) -> set[str]:
+    """Return which of ours run in the project's folder: repro, train, listen."""
+    found = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if (process / "cwd").readlink() == project.folder:
+                found |= {"repro", "train", "listen"} & set(re.split(r"[\0.]", (process / "cmdline").read_text()))
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+    return found
 
 
 def test_an_experiment_runs_twice_and_the_default_again(tmp_path):

@@ -1,5 +1,6 @@
 """Profiles and settings, on a project whose only stage copies a parameter; the whole loop is in test_loop.py."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,8 @@ def test_what_the_user_edits_meanwhile_is_not_lost(project):
     ("profile", "settings", "message"),
     [
         ("nix", [], "unknown profile 'nix'; known: short"),
+        ("", [], "unknown profile ''; known: short"),
+        ("../params", [], "unknown profile '../params'; known: short"),
         (None, ["train.epochs"], "must read KEY=VALUE"),
         (None, ["train.epochs=[3"], "is no YAML"),
         (None, ["preprocess.clip_percentiles=[90,10]"], "the lower one first"),
@@ -110,3 +113,24 @@ def test_what_does_not_fit_is_refused_before_dvc_starts(project, profile, settin
     with pytest.raises(Refused, match=message):
         workspace.repro(profile, settings)
     assert not (project / "seen.yaml").exists()
+
+
+@pytest.mark.parametrize("profile", [[], ["-p", "dicom"]], ids=str)
+def test_a_wrong_folder_is_refused_and_left_as_it_is(tmp_path, profile):
+    for command in (["repro"], ["params"], ["models"]):
+        done = medloop(tmp_path, *command, *profile)
+        assert (done.returncode, list(tmp_path.iterdir())) == (2, [])
+        assert "run this from the project's folder" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["repro", "params", "models"])
+def test_an_empty_profile_is_not_the_default(project, command):
+    done = medloop(project, command, "-p", "")
+    assert (done.returncode, done.stderr) == (2, "medloop: unknown profile ''; known: short\n")
+
+
+def medloop(folder, *words):
+    code = "from medloop.cli import main; main()"
+    command = [sys.executable, "-c", code, *words]
+    env = {name: value for name, value in os.environ.items() if name != "MEDLOOP_STATE"}
+    return subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)

@@ -579,7 +579,7 @@ def _kept(error: Exception) -> str:
 def _params(profile: str | None = None, settings: list[str] | None = None) -> Any:
     from medloop import params
 
-    if not (profile or settings):
+    if profile is None and not settings:
         return params.read()
     from medloop import workspace
 

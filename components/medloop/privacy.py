@@ -19,6 +19,7 @@ from medloop.errors import Refused
 
 MAX_AGE_YEARS = 90  # older people are few enough to be recognised: they all become 90
 KEY_BYTES = 32
+DVC_FOLDER = Path(".medloop/private")  # .dvc/config names it
 PER_YEAR = {"Y": 1.0, "M": 12.0, "W": 52.1775, "D": 365.2425}
 
 SiteTag = Literal[
@@ -120,13 +121,24 @@ def keep_traceback(error: BaseException) -> Path:
     return _keep("traceback.txt", "".join(traceback.format_exception(error)))
 
 
+def folder() -> Path:
+    """Return the folder for what names a patient; it is made, and for its owner alone.
+
+    DVC keeps the names of files in `DVC_FOLDER`, wherever the state is: where it made that folder, everybody may read.
+    """
+    path = Path(os.environ.get("MEDLOOP_STATE") or ".medloop") / "private"
+    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for each in {path, DVC_FOLDER} if DVC_FOLDER.exists() else {path}:
+        each.chmod(0o700)
+    return path
+
+
 def _keep(name: str, text: str) -> Path:
-    folder = Path(os.environ.get("MEDLOOP_STATE") or ".medloop") / "private"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    number, partial = tempfile.mkstemp(dir=folder)  # mode 0600
+    private = folder()
+    number, partial = tempfile.mkstemp(dir=private)  # mode 0600
     with os.fdopen(number, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
         file.write(text)
-    return Path(partial).replace(folder / name)
+    return Path(partial).replace(private / name)
 
 
 def _make_key(path: Path) -> None:

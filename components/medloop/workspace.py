@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,8 @@ from medloop.errors import Refused
 from medloop.fetching import data
 
 PARAMS, PROFILES = Path("params.yaml"), Path("profiles")
+STOPPED_BY = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SECONDS_TO_END = 20.0  # given to the stages, and to what tells the tracking server that they were killed
 
 
 def effective(profile: str | None, settings: list[str]) -> dict[str, Any]:
@@ -31,7 +34,7 @@ def effective(profile: str | None, settings: list[str]) -> dict[str, Any]:
     Raises:
         Refused: no such profile, or a key or value that does not fit the schema.
     """
-    mapping = params.overlaid(PARAMS, _profile(profile)) if profile else params.mapping(PARAMS)
+    mapping = params.mapping(PARAMS) if profile is None else params.overlaid(PARAMS, _profile(profile))
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
@@ -40,7 +43,7 @@ def effective(profile: str | None, settings: list[str]) -> dict[str, Any]:
             mapping = params.merge(mapping, _nested(key.split("."), yaml.safe_load(value)))
         except yaml.YAMLError:
             raise Refused(f"{setting!r}: what stands after = is no YAML") from None
-    params.check(mapping, where=f"profiles/{profile}.yaml" if profile else str(PARAMS))
+    params.check(mapping, where=str(PARAMS) if profile is None else str(_profile(profile)))
     return mapping
 
 
@@ -54,6 +57,7 @@ def scheduled(schedule: params.Schedule) -> params.Params:
 
 def repro(profile: str | None, settings: list[str], *, force: bool = False) -> None:
     """Run `dvc repro` under the effective parameters; raise Refused when a stage fails."""
+    _check_folder()
     with _alone():
         _recover()
         mapping = effective(profile, settings)
@@ -66,16 +70,46 @@ def repro(profile: str | None, settings: list[str], *, force: bool = False) -> N
             raise Refused(
                 f"train.hyper must have a key for each architecture; add {missing[0]!r} with {{}} for its defaults"
             )
-        _run_dvc(mapping, keep=not (profile or settings), force=force)
+        _run_dvc(mapping, keep=profile is None and not settings, force=force)
 
 
 def _run_dvc(mapping: dict[str, Any], *, keep: bool, force: bool) -> None:
     command = [sys.executable, "-m", "dvc", "repro", *(["--force"] if force else [])]
     with _laid_over(mapping, keep=keep):
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-        code = subprocess.run(command, env={**os.environ, "PATH": path}, check=False).returncode
+        process = subprocess.Popen(command, env={**os.environ, "PATH": path}, process_group=0)
+        try:
+            code = process.wait()
+        except BaseException:
+            _end(process)
+            raise
     if code:
         raise Refused("a stage failed: its message stands above; outputs of earlier runs are in place")
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """End `process` and all that it started, and return when they are gone; whoever is in a hurry is not heard."""
+    for number in STOPPED_BY:
+        signal.signal(number, signal.SIG_IGN)
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if _runs(process):
+            os.killpg(process.pid, number)
+        deadline = time.monotonic() + SECONDS_TO_END
+        while _runs(process) and time.monotonic() < deadline:
+            time.sleep(0.05)
+
+
+def _runs(process: subprocess.Popen[bytes]) -> bool:
+    """Tell whether anything in the group of `process` still runs: not what has ended and waits for its parent."""
+    process.poll()
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, _, group = path.read_text().rpartition(")")[2].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):  # ended meanwhile
+            continue
+        if int(group) == process.pid and state not in "ZX":
+            return True
+    return False
 
 
 def summary(artifacts: Path, profile: str | None = None) -> str:
@@ -104,11 +138,17 @@ def _interval(value: dict[str, Any]) -> str:
 
 
 def _profile(name: str) -> Path:
-    path = PROFILES / f"{name}.yaml"
-    if not path.exists():
-        known = ", ".join(sorted(file.stem for file in PROFILES.glob("*.yaml")))
-        raise Refused(f"unknown profile {name!r}; known: {known}")
-    return path
+    _check_folder()
+    known = {file.stem: file for file in sorted(PROFILES.glob("*.yaml"))}
+    if name not in known:
+        raise Refused(f"unknown profile {name!r}; known: {', '.join(known)}")
+    return known[name]
+
+
+def _check_folder() -> None:
+    """Refuse a folder that is no project's, before anything is written there."""
+    if not PARAMS.is_file():
+        raise Refused(f"no file {PARAMS}: run this from the project's folder")
 
 
 def _nested(keys: list[str], value: Any) -> dict[str, Any]:
@@ -126,18 +166,23 @@ def _overlaid() -> Path:
 @contextmanager
 def _alone() -> Iterator[None]:
     """Refuse a second run in this folder; the file names of patients that DVC keeps go to a folder of mode 0700."""
-    folder = _saved().parent
-    (folder / "private").mkdir(mode=0o700, parents=True, exist_ok=True)
-    with (folder / "repro.lock").open("w") as lock:
+    from medloop import privacy
+
+    privacy.DVC_FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
+    privacy.folder()
+    with _saved().with_name("repro.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise Refused("another `medloop repro` runs in this folder: wait for it") from None
-        before = signal.signal(signal.SIGTERM, _terminate)
+        before = {number: signal.getsignal(number) for number in STOPPED_BY}
+        for number in {signal.SIGTERM, signal.SIGHUP} - {each for each in before if before[each] == signal.SIG_IGN}:
+            signal.signal(number, _terminate)
         try:
             yield
         finally:
-            signal.signal(signal.SIGTERM, before)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 def _terminate(number: int, frame: object) -> None:  # noqa: ARG001  what the signal module calls it with

@@ -22,6 +22,7 @@ def ingest(base: params.Base, section: params.Ingest, *, samples: Path) -> dict[
         Refused: the source, its options or its data are not fit to go on; the message says which, and what to do.
         Unreachable: the server that has the data does not answer.
     """
+    privacy.folder()
     source, options = _source(section)
     pseudonyms = privacy.Pseudonyms.load()
     _check_key(samples, pseudonyms)

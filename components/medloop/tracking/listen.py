@@ -7,6 +7,7 @@ A sender that dies without a word was killed.
 import json
 import logging
 import os
+import signal
 import sys
 from typing import Any
 
@@ -15,6 +16,8 @@ from medloop import tracking
 
 def main() -> None:
     """Do what the messages on stdin say."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # they reach the sender too: its end is what is heard
+        signal.signal(number, signal.SIG_IGN)
     os.nice(5)
     logging.basicConfig(format="medloop: %(message)s", level=logging.WARNING)
     run: Any = None
