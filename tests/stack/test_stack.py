@@ -142,6 +142,17 @@ def test_what_one_part_kept_survives_its_being_killed(laptop):
     assert (told.returncode, [line.split()[-1] for line in told.stdout.splitlines()]) == (0, ["up"] * 3)
 
 
+def test_what_was_logged_survives_the_database_being_killed(laptop):
+    client = MlflowClient()
+    run_id = client.create_run("0").info.run_id
+    client.log_metric(run_id, "auc", 0.8)
+    laptop.kill("postgres")
+    laptop.up()
+    assert laptop.run("status").returncode == 0
+    client.log_metric(run_id, "ece", 0.1)
+    assert client.get_run(run_id).data.metrics == {"auc": 0.8, "ece": 0.1}
+
+
 def test_down_and_up_lose_nothing(laptop):
     client = MlflowClient()
     run = client.create_run("0")

@@ -5,6 +5,7 @@ import pwd
 import shutil
 import signal
 import subprocess
+import time
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ UNPRIVILEGED = "nobody"  # whom it runs as where we are root: it refuses to be r
 ROLE = "mlflow"
 DATABASES = ("mlflow", "mlflow_auth")
 INITDB = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C")
+EXIT_SECONDS = 30.0  # for the workers of a server that was killed
 CONNECTIONS = 200  # two workers of MLflow may open 15 each for both stores
 
 
@@ -73,6 +75,7 @@ def _prepare(folder: Path, settings: Settings, owner: str | None) -> None:
                 )
         os.chown(folder, user.pw_uid, user.pw_gid)
     if (folder / "data").exists():
+        _unlock(folder / "data")
         return
     partial, password = folder / "data.partial", folder / "password"
     options = ["-D", partial.name, "-U", settings["PGUSER"], "--pwfile", password.name, *INITDB]
@@ -97,6 +100,23 @@ def _prepare(folder: Path, settings: Settings, owner: str | None) -> None:
         said = (reason or done.stderr.splitlines() or [f"initdb ended with {done.returncode}"])[0]
         raise Refused(f"no database could be made in {folder}: {said}; free some space there, or give another --folder")
     partial.rename(folder / "data")
+
+
+def _unlock(data: Path) -> None:
+    """Remove the lock of a server that was killed: where nobody reaps it, PostgreSQL takes its pid for a living one."""
+    deadline = time.monotonic() + EXIT_SECONDS
+    while left := [path.parent.name for path in Path("/proc").glob("[0-9]*/cwd") if _works_in(data, path)]:
+        if time.monotonic() > deadline:
+            raise Refused(f"process {left[0]} of another PostgreSQL works in {data}: end it, then run this again")
+        time.sleep(0.1)
+    (data / "postmaster.pid").unlink(missing_ok=True)
+
+
+def _works_in(data: Path, cwd: Path) -> bool:
+    try:
+        return cwd.readlink() == data and (cwd.parent / "comm").read_text().strip() == "postgres"
+    except OSError:  # another user's, or it has ended
+        return False
 
 
 def _barred(path: Path) -> Path | None:
