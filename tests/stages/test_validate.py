@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import great_expectations.expectations as gxe
@@ -70,6 +71,25 @@ def test_the_same_samples_give_the_same_bytes(tmp_path):
     for name in ("one", "two"):
         validate(BASE, SECTION, samples=folder, validation=tmp_path / name)
     assert provenance.digest(tmp_path / "one") == provenance.digest(tmp_path / "two")
+
+
+def test_the_docs_tell_a_warning_from_a_failure(tmp_path):
+    folder = samples(tmp_path / "samples", edited(0, site=None, sex=None, age_years=None))
+    section = SECTION.model_copy(update={"max_missing": 0.0})
+    assert validate(BASE, section, samples=folder, validation=tmp_path / "validation")["success"]
+    site = tmp_path / "validation/data_docs"
+    index = (site / "index.html").read_text()
+    assert "Result: passed; warnings: 3." in index
+    assert '<td data-head="result">warning</td>' in index
+    assert '<td data-head="result">failed</td>' not in index
+    [page] = site.glob("validations/samples/**/*.html")
+    text = page.read_text()
+    assert "Status of all checks:</span> passed; warnings: 3" in text
+    assert "<title>Results of samples</title>" in text
+    assert (page.parent / re.search(r'<a href="([^"]*)">Validation of the samples', text)[1]).resolve() == (
+        site / "index.html"
+    )
+    assert not re.search(r"Data asset: None|Run Time|</span>[^<]*</i> *Failed", text)
 
 
 def test_the_docs_fetch_nothing(tmp_path):
