@@ -122,12 +122,23 @@ def test_a_critical_failure_stops_with_a_table(tmp_path, check):
         validate(
             BASE, SECTION, samples=samples(tmp_path / "samples", **BROKEN[check]), validation=tmp_path / "validation"
         )
-    assert check in str(caught.value)
+    [row] = [line for line in str(caught.value).splitlines() if line.startswith(f"  {check}  ")]
+    assert row.endswith(image.REMEDIES.get(check, image.AGAIN))
     assert not (tmp_path / "validation").exists()
     kept = Path(str(caught.value).rpartition("all checks: ")[2])
     assert kept.exists()
     failed = json.loads((kept.parents[1] / "result.json").read_text())
     assert check in {found["name"] for found in failed["checks"] if not found["success"]}
+
+
+def test_a_remedy_names_a_check_and_parameters_that_exist(tmp_path):
+    folder = samples(tmp_path / "samples")
+    suites = image.suites(SECTION.model_copy(update={"size_px": (32, 32)}), folder)
+    assert set(image.REMEDIES) <= {each.meta["check"] for suite in suites.values() for each in suite}
+    named = re.findall(r"(ingest|validate)\.(\w+)", " ".join(image.REMEDIES.values()))
+    sections = {"ingest": params.Ingest, "validate": params.Validate}
+    assert {key for section, key in named if key not in sections[section].model_fields} == set()
+    assert ("validate", "min_samples_per_class") in named
 
 
 def test_another_size_than_asked_for_is_critical(tmp_path):
