@@ -287,24 +287,28 @@ def test_a_signal_ends_the_training_and_all_around_it(project, untouched, number
     with log.open("w") as file:
         process = subprocess.Popen(command, cwd=project.folder, env=project.env, stdout=file, stderr=file)
         deadline = time.monotonic() + 60
-        while not (training := at_work(project)) & {"listen"} and time.monotonic() < deadline:
+        while "listen" not in (training := at_work(project)) and time.monotonic() < deadline:
             time.sleep(0.1)
-        assert training >= {"repro", "train", "listen"}, log.read_text()
+        assert training.keys() >= {"repro", "train", "listen"}, log.read_text()
         assert (project.folder / "params.yaml").read_bytes() != before
         process.send_signal(number)
         process.wait(timeout=60)
-    assert at_work(project) == set()
+    left = at_work(project)
+    for each in left.values():
+        os.kill(each, signal.SIGKILL)
+    assert left == {}
     assert process.returncode != 0
     assert (project.folder / "params.yaml").read_bytes() == before
 
 
-def at_work(project: Project) -> set[str]:
-    """Return which of ours run in the project's folder: repro, train, listen."""
-    found = set()
+def at_work(project: Project) -> dict[str, int]:
+    """Return which of repro, train and listen run in the project's folder, with their process ids."""
+    found = {}
     for process in Path("/proc").glob("[0-9]*"):
         try:
             if (process / "cwd").readlink() == project.folder:
-                found |= {"repro", "train", "listen"} & set(re.split(r"[\0.]", (process / "cmdline").read_text()))
+                words = re.split(r"[\0.]", (process / "cmdline").read_text())
+                found |= {name: int(process.name) for name in ("repro", "train", "listen") if name in words}
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
     return found

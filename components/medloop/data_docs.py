@@ -19,6 +19,10 @@ FETCHED = re.compile(r"<script\b.*?</script>|<link\b[^>]*>", re.I | re.S)
 TRACKED = re.compile(r"https?://great-expectations-web-assets[^\"')]*")
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 HEX_ID = re.compile(r"\b[0-9a-f]{32}\b")
+MOMENTS = re.compile(r"<tr>(?:(?!</?tr>).)*?(?:Run Time|ge_load_time)(?:(?!</?tr>).)*</tr>", re.S)  # RUN's, invented
+ASSET = re.compile(r"<br>\s*Data asset: None")
+STATUS = re.compile(r"Status:</span>.*?(?=</span>)", re.S)
+TITLE = re.compile(r"<title>.*?</title>", re.S)
 MOMENT = re.compile(r"\b\d{8}T\d{6}\.\d{6}Z")
 STYLE = """<style>
 body { font: 15px/1.5 system-ui, sans-serif; margin: 0 auto; max-width: 1100px; padding: 16px; color: #1c2733; }
@@ -26,6 +30,10 @@ table { border-collapse: collapse; display: block; margin: 8px 0; overflow-x: au
 td, th { border: 1px solid #d9dfe5; padding: 4px 8px; }
 td, th { text-align: left; vertical-align: top; overflow-wrap: break-word; } a { color: #00568a; }
 .fa-check-circle::before { content: "\\2713"; color: #1a7f37; } .fa-times::before { content: "\\2717"; color: #b42318; }
+@media (max-width: 640px) {
+  tr { display: block; margin: 0 0 12px; } td, th { display: block; overflow-wrap: anywhere; } .heads { display: none; }
+  td[data-head]::before { content: attr(data-head) ": "; font-weight: 600; }
+}
 footer, .navbar, .col-lg-2, .modal, button, a[data-toggle] { display: none; }
 </style></head>"""
 
@@ -60,23 +68,37 @@ def run(
 
 def write_index(checks: Sequence[Mapping[str, Any]], site: Path) -> None:
     """Write the first page in place of Great Expectations', which is empty without scripts from elsewhere."""
+    heads = ("result", "level", "check", "wanted", "observed")
+    shown = [(_word(check), *(check[key] for key in ("level", "name", "wanted", "observed"))) for check in checks]
+    order = ("failed", "warning", "passed")
     rows = "".join(
-        f"<tr><td>{'passed' if check['success'] else 'failed'}</td>"
-        + "".join(f"<td>{escape(str(check[key]))}</td>" for key in ("level", "name", "wanted", "observed"))
-        for check in sorted(checks, key=lambda check: check["success"])
+        "<tr>"
+        + "".join(f'<td data-head="{head}">{escape(str(text))}</td>' for head, text in zip(heads, row, strict=True))
+        + "</tr>"
+        for row in sorted(shown, key=lambda row: order.index(row[0]))
     )
+    words = [row[0] for row in shown]
+    result = ("failed" if "failed" in words or not words else "passed") + f"; warnings: {words.count('warning')}"
+    for page in site.glob("validations/**/*.html"):
+        page.write_text(STATUS.sub(f"Status of all checks:</span> {result}", page.read_text(), count=1))
     links = "".join(
         f'<li><a href="{page.relative_to(site)}">{page.relative_to(site).parts[0]}: {page.stem}</a></li>'
         for page in sorted(site.glob("*/**/*.html"))
     )
-    heads = "".join(f"<th>{name}</th>" for name in ("result", "level", "check", "wanted", "observed"))
     (site / "index.html").write_text(
         '<!doctype html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
         f"<title>Validation of the samples</title>{STYLE}"
         "<body><h1>Validation of the samples</h1><p>A critical check that fails stops the pipeline, a "
-        f"warning is recorded.</p><table><tr>{heads}</tr>{rows}</table>"
+        f"warning is recorded.</p><p>Result: {result}.</p>"
+        f'<table><tr class="heads">{"".join(f"<th>{head}</th>" for head in heads)}</tr>{rows}</table>'
         f"<h2>Great Expectations</h2><ul>{links}</ul></html>"
     )
+
+
+def _word(check: Mapping[str, Any]) -> str:
+    if check["success"]:
+        return "passed"
+    return "warning" if check["level"] == "warn" else "failed"
 
 
 def _identity(meta: Any) -> str:
@@ -86,10 +108,21 @@ def _identity(meta: Any) -> str:
 def _settle(site: Path) -> None:
     """Make the pages the same for the same results, and let them fetch nothing: their logo reported who looked."""
     shutil.rmtree(site / "static")
-    for page in sorted(site.rglob("*.html")):
+    for page in sorted(site.glob("*/**/*.html")):
         text = FETCHED.sub("", page.read_text())
-        text = MOMENT.sub("20000101T000000.000000Z", TRACKED.sub("", text)).replace("</head>", STYLE, 1)
+        text = ASSET.sub("", MOMENTS.sub("", text))
+        text = MOMENT.sub("20000101T000000.000000Z", TRACKED.sub("", text))
+        title, home = " of ".join(_named(page, site)), "../" * (len(page.relative_to(site).parts) - 1) + "index.html"
+        top = f'<body><p><a href="{home}">Validation of the samples</a></p><h1>{title}</h1>'
+        text = TITLE.sub("", text).replace("</head>", f"<title>{title}</title>{STYLE}", 1)
+        text = text.replace("<body>", top, 1)
         for pattern in (UUID, HEX_ID):
             for number, found in enumerate(dict.fromkeys(pattern.findall(text))):
                 text = text.replace(found, f"id-{number}")
         page.write_text(text)
+
+
+def _named(page: Path, site: Path) -> tuple[str, str]:
+    """Return what the page shows, and of which table."""
+    kind, name = page.relative_to(site).with_suffix("").parts[:2]
+    return {"expectations": "Expectations", "validations": "Results"}.get(kind, kind), name

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import great_expectations.expectations as gxe
@@ -72,6 +73,25 @@ def test_the_same_samples_give_the_same_bytes(tmp_path):
     assert provenance.digest(tmp_path / "one") == provenance.digest(tmp_path / "two")
 
 
+def test_the_docs_tell_a_warning_from_a_failure(tmp_path):
+    folder = samples(tmp_path / "samples", edited(0, site=None, sex=None, age_years=None))
+    section = SECTION.model_copy(update={"max_missing": 0.0})
+    assert validate(BASE, section, samples=folder, validation=tmp_path / "validation")["success"]
+    site = tmp_path / "validation/data_docs"
+    index = (site / "index.html").read_text()
+    assert "Result: passed; warnings: 3." in index
+    assert '<td data-head="result">warning</td>' in index
+    assert '<td data-head="result">failed</td>' not in index
+    [page] = site.glob("validations/samples/**/*.html")
+    text = page.read_text()
+    assert "Status of all checks:</span> passed; warnings: 3" in text
+    assert "<title>Results of samples</title>" in text
+    assert (page.parent / re.search(r'<a href="([^"]*)">Validation of the samples', text)[1]).resolve() == (
+        site / "index.html"
+    )
+    assert not re.search(r"Data asset: None|Run Time|</span>[^<]*</i> *Failed", text)
+
+
 def test_the_docs_fetch_nothing(tmp_path):
     validate(BASE, SECTION, samples=samples(tmp_path / "samples"), validation=tmp_path / "validation")
     for page in (tmp_path / "validation/data_docs").rglob("*.html"):
@@ -102,12 +122,23 @@ def test_a_critical_failure_stops_with_a_table(tmp_path, check):
         validate(
             BASE, SECTION, samples=samples(tmp_path / "samples", **BROKEN[check]), validation=tmp_path / "validation"
         )
-    assert check in str(caught.value)
+    [row] = [line for line in str(caught.value).splitlines() if line.startswith(f"  {check}  ")]
+    assert row.endswith(image.REMEDIES.get(check, image.AGAIN))
     assert not (tmp_path / "validation").exists()
     kept = Path(str(caught.value).rpartition("all checks: ")[2])
     assert kept.exists()
     failed = json.loads((kept.parents[1] / "result.json").read_text())
     assert check in {found["name"] for found in failed["checks"] if not found["success"]}
+
+
+def test_a_remedy_names_a_check_and_parameters_that_exist(tmp_path):
+    folder = samples(tmp_path / "samples")
+    suites = image.suites(SECTION.model_copy(update={"size_px": (32, 32)}), folder)
+    assert set(image.REMEDIES) <= {each.meta["check"] for suite in suites.values() for each in suite}
+    named = re.findall(r"(ingest|validate)\.(\w+)", " ".join(image.REMEDIES.values()))
+    sections = {"ingest": params.Ingest, "validate": params.Validate}
+    assert {key for section, key in named if key not in sections[section].model_fields} == set()
+    assert ("validate", "min_samples_per_class") in named
 
 
 def test_another_size_than_asked_for_is_critical(tmp_path):

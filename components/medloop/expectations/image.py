@@ -18,6 +18,25 @@ NUMBERS = {
 }
 MEASURED = ("pixel_max", "pixel_range", "above_depth", "saturated_share", "patient_sides", "copies_elsewhere", "leaks")
 
+AGAIN = "the samples are damaged: run ingest again"
+REMEDIES = {  # by check: the parameter that governs it, or what to do; for the others `AGAIN`
+    "rows": "look at what ingest.root and ingest.options lead to",
+    "labels known": "correct the labels below ingest.root",
+    "patients on one side": "correct the splits of the source, or leave them out and let ingest.split make them",
+    "no copy on another side": "ingest.leaks",
+    "patients known": "name the patient of each sample at the source",
+    "no empty image": "take the image out below ingest.root",
+    "no constant image": "take the image out below ingest.root",
+    "pixels within their bits": "correct the bits that the files give, or take them out below ingest.root",
+    "bit depth": "validate.bit_depths",
+    "height_px": "validate.size_px",
+    "width_px": "validate.size_px",
+    "few pixels at the ends of the scale": "validate.max_saturated",
+    "every class in every split": "more samples, another ingest.split, or validate.min_samples_per_class",
+    "class balance": "validate.min_class_share",
+    **{f"{name} known": "validate.max_missing" for name in OFTEN_MISSING},
+}
+
 
 def tables(samples: Path) -> dict[str, pd.DataFrame]:
     """Return what the suites are about: `samples`, a row a sample, and `classes`, a row a split and class."""
@@ -121,11 +140,15 @@ def _classes_expected(section: params.Validate) -> list[gxe.Expectation]:
 
 
 def _critical(check: str, wanted: str, kind: type[gxe.Expectation], **arguments: Any) -> gxe.Expectation:
-    return kind(**arguments, severity="critical", meta={"check": check, "level": "critical", "wanted": wanted})
+    return kind(**arguments, severity="critical", meta=_meta(check, "critical", wanted))
 
 
 def _warn(check: str, wanted: str, kind: type[gxe.Expectation], **arguments: Any) -> gxe.Expectation:
-    return kind(**arguments, severity="warning", meta={"check": check, "level": "warn", "wanted": wanted})
+    return kind(**arguments, severity="warning", meta=_meta(check, "warn", wanted))
+
+
+def _meta(check: str, level: str, wanted: str) -> dict[str, str]:
+    return {"check": check, "level": level, "wanted": wanted, "remedy": REMEDIES.get(check, AGAIN)}
 
 
 def _pixels(table: pd.DataFrame, samples: Path) -> dict[str, Any]:

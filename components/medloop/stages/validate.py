@@ -42,6 +42,7 @@ def _check(expectation: Any, answer: Any | None) -> dict[str, Any]:
         "success": bool(answered and answer and answer.success),
         "observed": observed if answered else _silence(answer),
         "wanted": expectation.meta.get("wanted", "an answer"),
+        "remedy": expectation.meta.get("remedy", "see the data docs"),
     }
 
 
@@ -67,9 +68,11 @@ def _silence(answer: Any | None) -> str:
 
 
 def _table(checks: list[dict[str, Any]]) -> str:
-    rows = [("check", "wanted", "observed"), *((c["name"], c["wanted"], str(c["observed"])) for c in checks)]
-    widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    return "\n".join(f"  {row[0]:<{widths[0]}}  {row[1]:<{widths[1]}}  {row[2]}" for row in rows)
+    heads = ("check", "wanted", "observed", "remedy")
+    rows = [heads, *((c["name"], c["wanted"], str(c["observed"]), c["remedy"]) for c in checks)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in rows)
+    return "\n".join(f"  {line}".rstrip() for line in lines)
 
 
 def _kept(folder: Path) -> Path:
