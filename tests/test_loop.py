@@ -275,6 +275,7 @@ def test_a_stage_that_is_killed_runs_again(project, stage):
     project.run(*command)
     project.run("dvc", "repro")
     changed = {name for name, content in project.contents().items() if before.get(name) != content}
+    for name in sorted(changed): print("DIFF", name, [(k, json.loads(before[name]).get(k), json.loads(project.contents()[name]).get(k)) for k in json.loads(before[name]) if json.loads(before[name])[k] != json.loads(project.contents()[name]).get(k) and k != "upstream"])
     assert changed == set()
     assert not list((project.folder / "artifacts").glob(".*.partial")), "a half-written output was left behind"
 

@@ -1,6 +1,7 @@
 """Builds the container images of the steps and of the model server, with docker, podman or buildah."""
 
 import json
+import re
 import shutil
 import ssl
 import subprocess
@@ -160,16 +161,20 @@ def _fill(context: Path, train_lock: str) -> None:
 def _write_sbom(target: str, engine: str, train_lock: str) -> None:
     """Write as CycloneDX which of the lock's packages, with their hashes, are in the image."""
     shown = _inside(target, engine, ["python3", "-c", INSTALLED])
-    inside = {line.partition("==")[0].lower().replace("_", "-").replace(".", "-") for line in shown.split()}
+    inside = {_normal(line) for line in shown.split()}
     lock = (LOCKS / f"{train_lock if target == 'train' else target}.lock").read_text().replace("\\\n", " ")
-    pinned = [
-        line for line in lock.splitlines() if line.partition("==")[0].partition("[")[0].replace(".", "-") in inside
-    ]
+    pinned = [line for line in lock.splitlines() if line and _normal(line.split()[0]) in inside]
     SBOM.mkdir(parents=True, exist_ok=True)
     output = SBOM / f"medloop-{target}-{__version__}.cdx.json"
     command = [sys.executable, "-m", "cyclonedx_py", "requirements", "--pyproject", "pyproject.toml"]
     command += ["--output-reproducible", "--output-format", "JSON", "--output-file", str(output), "-"]
     subprocess.run(command, input="\n".join(pinned), text=True, capture_output=True, check=True)
+
+
+def _normal(pin: str) -> str:
+    """Return NAME==VERSION with the name as the package index writes it."""
+    name, _, version = pin.partition("==")
+    return f"{re.sub('[-_.]+', '-', name.partition('[')[0]).lower()}=={version}"
 
 
 def _inside(target: str, engine: str, command: list[str]) -> str:

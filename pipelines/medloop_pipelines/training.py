@@ -60,7 +60,7 @@ def _loop(params: Params, *, scheduled: bool) -> None:
 
     if scheduled and params.promote.automatic:
         text = dump(params.base, params.promote)
-        promote = components.promote(params=text, version=register.output, samples=samples)
+        promote = components.promote(params=text, version=register.outputs["Output"], samples=samples)
         _dressed(promote, images.of("register", params.pipeline), params).set_caching_options(False)
 
 

@@ -207,8 +207,8 @@ def test_a_real_run_is_ended_with_all_its_processes_and_params_yaml_put_back(pro
         copy.until(lambda: Path("pid").exists() and Path("pid").read_text().strip(), "the stage")
         assert b"epochs: 2" in Path("params.yaml").read_bytes()
         copy.stop()
-    with pytest.raises(ProcessLookupError):
-        os.kill(int(Path("pid").read_text()), 0)
+    stat = Path(f"/proc/{Path('pid').read_text().strip()}/stat")  # there may be a zombie, where nobody reaps orphans
+    assert not stat.exists() or stat.read_text().rpartition(")")[2].split()[0] in "ZX"
     assert Path("params.yaml").read_bytes() == before
     results = [row[4] for row in history.latest(1000)]
     assert "interrupted" in results
