@@ -43,6 +43,11 @@ PACKAGES = {  # importable name: distribution
 }
 
 
+def is_front(module: str) -> bool:
+    """Tell whether a dotted name is one of `FRONTS`, or stands in one."""
+    return ".".join(module.split(".")[:2]) in FRONTS
+
+
 def sha256(path: Path) -> str:
     """Return the hex digest of a file."""
     with path.open("rb") as file:
@@ -210,7 +215,7 @@ def _code() -> dict[str, str]:
     loaded = {
         name: Path(str(module.__file__))
         for name, module in list(sys.modules.items())
-        if name.partition(".")[0] == "medloop" and name not in FRONTS and getattr(module, "__file__", None)
+        if name.partition(".")[0] == "medloop" and not is_front(name) and getattr(module, "__file__", None)
     }
     return {name: sha256(path) for name, path in sorted(loaded.items())}
 

@@ -1,0 +1,210 @@
+"""The parameters that decide results: `base:`, one section a stage, and `promote:`."""
+
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, get_args
+
+from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
+
+from medloop.params.section import UNSHOWN, Name, Section, Share
+
+Stage = Literal["ingest", "validate", "preprocess", "train", "evaluate", "register"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+Side = Annotated[int, Field(ge=1, le=4096)]
+
+
+def _text(value: Any) -> Any:
+    return str(value) if isinstance(value, Path) else value
+
+
+class Base(Section):
+    """`base:`, what every stage shares."""
+
+    task: Name = Field("classification", description="a file of medloop/tasks")
+    dataset: Name = Field("phantom", description="names the registered model: medloop-{task}-{dataset}")
+    seed: int = Field(0, ge=0, lt=2**31, description="of everything random: phantom, weights, sample order, bootstrap")
+
+    @property
+    def model_name(self) -> str:
+        return f"medloop-{self.task}-{self.dataset}"
+
+
+class Split(Section):
+    """`ingest.split:`, for sources without an official split: a hash of the patient's id decides."""
+
+    salt: str = Field("medloop-1", min_length=1, description="public; changing it changes every patient's side")
+    val: float = Field(0.15, gt=0, lt=1, description="share of patients")
+    test: float = Field(0.25, gt=0, lt=1, description="share of patients")
+
+    @model_validator(mode="after")
+    def _leave_some_for_training(self) -> Self:
+        if self.val + self.test >= 1:
+            raise ValueError(f"val + test must stay below 1, got {self.val} + {self.test}")
+        return self
+
+
+class LeakThresholds(Section):
+    """`ingest.leak_thresholds:`, when two images count as the same one."""
+
+    candidate: float = Field(
+        0.68, gt=0, lt=1, description="correlation of short descriptors above which a pair is compared on its pixels"
+    )
+    correlation: float = Field(0.95, gt=0, le=1, description="of the aligned pixels; both this and detail confirm")
+    detail: float = Field(
+        0.81, gt=0, le=1, description="correlation of the aligned images once their smooth part is taken away"
+    )
+
+
+class DvcReference(Section):
+    """`ingest.dvc:`, data of a DVC project at one revision; DVC's own configuration says how to reach its remote."""
+
+    repo: str = Field(min_length=1, description="address or path of the Git repository, as git takes it")
+    path: str = Field(min_length=1, description="folder of the data in it")
+    rev: str = Field(min_length=1, description="commit or tag; `dvc repro` does not see a branch move")
+
+    @field_validator("repo")
+    @classmethod
+    def _without_a_secret(cls, repo: str) -> str:
+        if re.match(r"\w+://[^/@]*:[^/@]*@", repo):
+            problem = "repo must not hold a password or token, for parameters are shown: use SSH or a credential helper"
+            raise PydanticCustomError(UNSHOWN, problem)
+        return repo
+
+
+class Ingest(Section):
+    """`ingest:`"""
+
+    source: Name = Field("phantom", description="a file of medloop/sources")
+    root: Annotated[str, BeforeValidator(_text)] = Field(
+        "data/none",
+        description="folder that the source reads, here or as s3://BUCKET/PREFIX; data/none for none, or with dvc",
+    )
+    dvc: DvcReference | None = Field(None, description="in place of root: repo, path and rev of a DVC project's data")
+    options: dict[str, dict[str, Any]] = Field({}, description="by source: what its own `Options` declares")
+    split: Split = Split()
+    leaks: Literal["refuse", "drop", "report"] = Field("refuse", description="what happens to samples on two sides")
+    leak_thresholds: LeakThresholds = LeakThresholds()
+    max_rejected: Share = Field(0.0, description="share of samples that may be unreadable before the run stops")
+    workers: int = Field(0, ge=0, description="decoding processes; 0: one per core")
+
+    @model_validator(mode="after")
+    def _one_place(self) -> Self:
+        scheme, address, _ = self.root.partition("://")
+        if address and (scheme != "s3" or not re.match("s3://[^/]+(/|$)", self.root)):
+            raise ValueError(f"root must be a local path or s3://BUCKET/PREFIX, got {self.root}")
+        if self.dvc and self.root != "data/none":
+            raise ValueError(f"with dvc the root must be data/none, got {self.root}")
+        return self
+
+
+class Validate(Section):
+    """`validate:`"""
+
+    suite: Name = Field("image", description="a file of medloop/expectations")
+    min_samples_per_class: int = Field(5, ge=1, description="in every split; fewer is critical")
+    min_class_share: Share = Field(0.05, description="of the rarest class in train; less is a warning")
+    max_missing: Share = Field(
+        0.2, description="share of nulls in site, sex, age_years, pixel_spacing_mm; more is a warning"
+    )
+    max_saturated: Share = Field(
+        0.5, description="share of an image's pixels at its minimum or maximum; more is a warning"
+    )
+    size_px: tuple[int, int] | None = Field(None, description="rows and columns that every sample must have; null: any")
+    bit_depths: tuple[int, ...] = Field(tuple(range(8, 17)), description="bits stored that a sample may have")
+
+
+class Preprocess(Section):
+    """`preprocess:`"""
+
+    size_px: tuple[Side, Side] = Field((64, 64), description="rows and columns of the model's input")
+    channels: Literal[1, 3] = Field(1, description="1: gray, 3: RGB")
+    clip_percentiles: tuple[float, float] = Field(
+        (0.0, 100.0), description="of each image; mapped to 0 and 255, (0, 100) keeps the full range of its bit depth"
+    )
+
+    @model_validator(mode="after")
+    def _low_below_high(self) -> Self:
+        low, high = self.clip_percentiles
+        if not 0 <= low < high <= 100:
+            raise ValueError(f"clip_percentiles must be two of 0 to 100, the lower one first, got {low} and {high}")
+        return self
+
+
+class Augment(Section):
+    """`train.augment:`, applied to training samples alone."""
+
+    flip_horizontal: bool = Field(False, description="only where left and right are the same anatomy")
+    flip_vertical: bool = Field(False, description="only where up and down are the same anatomy")
+    rotate_deg: float = Field(0.0, ge=0, le=180, description="uniform in plus or minus")
+    shift: float = Field(0.0, ge=0, lt=0.5, description="share of height and width, uniform in plus or minus")
+    zoom: float = Field(0.0, ge=0, lt=0.5, description="share, uniform in plus or minus")
+    contrast: float = Field(0.0, ge=0, lt=1, description="share, uniform in plus or minus")
+    noise: float = Field(0.0, ge=0, lt=1, description="standard deviation, of the normalised image")
+
+
+class Train(Section):
+    """`train:`"""
+
+    architectures: tuple[Name, ...] = Field(
+        ("cnn", "lstm", "attention"), min_length=1, description="files of medloop/models"
+    )
+    backend: Literal["tensorflow", "jax", "torch", "auto"] = Field(
+        "tensorflow", description="Keras backend; auto: per network"
+    )
+    epochs: int = Field(20, ge=1, le=10_000)
+    batch_size: int = Field(32, ge=1, le=65_536)
+    learning_rate: float = Field(1e-3, gt=0, le=1)
+    schedule: Literal["constant", "cosine"] = Field("constant", description="learning rate over the epochs")
+    weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled, AdamW")
+    patience: int = Field(
+        5, ge=1, description="epochs without a better gating metric on validation before training stops"
+    )
+    class_weights: Literal["none", "balanced"] = "balanced"
+    normalisation: Literal["image", "train", "none"] = Field(
+        "image", description="zero mean and unit variance, per image or over train"
+    )
+    mixed_precision: bool = Field(False, description="mixed_bfloat16")
+    require_gpu: bool = Field(False, description="refuse to train without a GPU")
+    augment: Augment = Augment()
+    hyper: dict[str, dict[str, Any]] = Field({}, description="by architecture: keyword arguments of its `build`")
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if len(set(self.architectures)) < len(self.architectures):
+            raise ValueError(f"architectures must differ, got {', '.join(self.architectures)}")
+        return self
+
+    def only(self, architecture: str) -> "Train":
+        """Return the same parameters with what belongs to other architectures left out."""
+        hyper = {architecture: self.hyper[architecture]} if architecture in self.hyper else {}
+        return self.model_copy(update={"architectures": (architecture,), "hyper": hyper})
+
+
+class Evaluate(Section):
+    """`evaluate:`"""
+
+    target_sensitivity: float = Field(
+        0.9, gt=0, lt=1, description="the operating threshold reaches it on validation data"
+    )
+    positive_class: str | None = Field(None, description="the class that sensitivity speaks of; null: the last one")
+    resamples: int = Field(2000, ge=100, le=100_000, description="of the bootstrap over patients")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="of every interval")
+    worst_errors: int = Field(12, ge=0, le=100, description="images in the report")
+
+
+class Register(Section):
+    """`register:`"""
+
+    alias: Name = Field("challenger", description="alias of a new version")
+
+
+class Promote(Section):
+    """`promote:`"""
+
+    floor: Share = Field(0.7, description="of the gating metric on test data")
+    margin: float = Field(0.02, ge=0, lt=1, description="non-inferiority margin on the gating metric")
+    min_samples: int = Field(50, ge=2, description="fewer test patients: cannot decide")
+    min_per_class: int = Field(10, ge=1, description="fewer test samples of a class: cannot decide")
+    resamples: int = Field(2000, ge=100, le=100_000)
+    automatic: bool = Field(False, description="a scheduled run promotes what it registers, if it fulfils all this")
