@@ -34,7 +34,7 @@ def registered(loop: dict, **origin) -> dict:
 def test_run_and_version_carry_commit_images_lineage_and_the_kubeflow_run(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDLOOP_IMAGE_DIGEST", "sha256:1234")
     monkeypatch.setenv("MEDLOOP_GIT_COMMIT", "f00d" * 10)
-    result = registered(toy_registry.make(tmp_path), git_commit="0" * 40, kfp_run_id="run-1")
+    result = registered(toy_registry.make(tmp_path), origin=evidence.given("0" * 40, "run-1"))
     lineage = provenance.read_lineage(tmp_path / "evaluation")
     wanted = {
         "medloop.git_commit": "f00d" * 10,
@@ -53,9 +53,9 @@ def test_run_and_version_carry_commit_images_lineage_and_the_kubeflow_run(tmp_pa
 def test_a_second_kubeflow_run_of_the_same_files_leaves_its_id_and_the_first_commit(tmp_path, monkeypatch):
     loop = toy_registry.make(tmp_path)
     monkeypatch.setenv("MEDLOOP_GIT_COMMIT", "a" * 40)
-    registered(loop, kfp_run_id="run-1")
+    registered(loop, origin=evidence.given("", "run-1"))
     monkeypatch.setenv("MEDLOOP_GIT_COMMIT", "b" * 40)
-    again = registered(loop, kfp_run_id="run-2")
+    again = registered(loop, origin=evidence.given("", "run-2"))
     assert not again["new"]
     for found in tags(again):
         assert (found["medloop.git_commit"], found["medloop.kfp_run_id"]) == ("a" * 40, "run-2")
@@ -66,7 +66,7 @@ def test_the_commit_of_the_compiling_project_stands_in_where_the_code_knows_none
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MEDLOOP_GIT_COMMIT", raising=False)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert tags(registered(loop, git_commit="c" * 40))[1]["medloop.git_commit"] == "c" * 40
+    assert tags(registered(loop, origin=evidence.given("c" * 40, "")))[1]["medloop.git_commit"] == "c" * 40
 
 
 def test_changed_code_shows_in_the_commit(tmp_path, monkeypatch):

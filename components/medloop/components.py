@@ -157,11 +157,13 @@ def register(
     model_8: Input[Model] | None = None,
     git_commit: str = "",
     kfp_run_id: str = "",
+    watermark: str = "",
+    settings: str = "",
 ) -> str:
     """Find or create the model's version in the MLflow registry, and return it as `name/version`."""
     from pathlib import Path
 
-    from medloop import kubeflow
+    from medloop import evidence, kubeflow
     from medloop.params import Register, parse
     from medloop.stages.register import register
 
@@ -171,16 +173,37 @@ def register(
             models=kubeflow.by_architecture(model_1, model_2, model_3, model_4, model_5, model_6, model_7, model_8),
             validation=Path(validation.path),
             evaluation=Path(evaluation.path),
-            git_commit=git_commit or None,
-            kfp_run_id=kfp_run_id or None,
+            origin=evidence.given(git_commit, kfp_run_id, watermark, settings),
         )
     kubeflow.show(version, result)
     return f"{result['model']}/{result['version']}"
 
 
 @component
+def look(params: str, settings: str, finding: Output[Markdown]) -> str:
+    """Compare the data with what the registered versions came of: its watermark, or "" if nothing is new.
+
+    kfp's local runners take a condition on a step's one output alone.
+    """
+    from pathlib import Path
+
+    from medloop import kubeflow
+    from medloop.operations.look import look
+    from medloop.params import Ingest, parse
+
+    with kubeflow.step("look"):
+        found = look(*parse(params, Ingest), settings=settings)
+    print(found.reason)  # noqa: T201
+    Path(finding.path).write_text(found.reason)
+    return found.watermark if found.new else ""
+
+
+@component
 def promote(params: str, version: str, samples: Input[Dataset]) -> str:
-    """Make the version `name/number` the champion, if it is fit for it, and return why or why not."""
+    """Compare the version `name/number` with the champion, and return what came of it.
+
+    It takes the champion's place, if it is fit for it, where `promote.automatic` says so.
+    """
     from pathlib import Path
 
     from medloop import kubeflow
@@ -188,7 +211,10 @@ def promote(params: str, version: str, samples: Input[Dataset]) -> str:
     from medloop.params import Promote, parse
 
     with kubeflow.step("promote"):
-        decision = promote(*parse(params, Promote), version=version.rpartition("/")[2], samples=Path(samples.path))
+        base, rule = parse(params, Promote)
+        number = version.rpartition("/")[2]
+        decision = promote(base, rule, version=number, samples=Path(samples.path), move=rule.automatic)
+    print(decision.reason)  # noqa: T201
     return decision.reason
 
 

@@ -20,7 +20,11 @@ DATA = "medloop.data_hash"
 IMAGES = "medloop.image_digests"
 COMMIT = "medloop.git_commit"
 KUBEFLOW = "medloop.kfp_run_id"
-ORIGIN = (LINEAGE, DATA, IMAGES, COMMIT, KUBEFLOW)
+WATERMARK = "medloop.watermark"  # of the data, as a scheduled run saw it before it began
+SETTINGS = "medloop.settings"  # digest of the parameters and images of a scheduled run
+LATEST = (KUBEFLOW, WATERMARK, SETTINGS)  # of the latest run that came to the same result
+ORIGIN = (LINEAGE, DATA, IMAGES, COMMIT, *LATEST)
+VERDICT = "medloop.verdict"  # of a version: how it compared with the champion, last
 CODE = ("components", "pipelines")
 
 
@@ -56,13 +60,19 @@ def facts(
     return tags | ({"medloop.key_fingerprint": ingest["key_fingerprint"]} if ingest.get("key_fingerprint") else {})
 
 
-def origin(lineage: Mapping[str, Any], *, git_commit: str | None, kfp_run_id: str | None) -> dict[str, str]:
+def given(git_commit: str, kfp_run_id: str, watermark: str = "", settings: str = "") -> dict[str, str]:
+    """Return the tags that a Kubeflow run gives; what is empty is left out."""
+    tags = {COMMIT: git_commit, KUBEFLOW: kfp_run_id, WATERMARK: watermark, SETTINGS: settings}
+    return {name: value for name, value in tags.items() if value}
+
+
+def origin(lineage: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, str]:
     """Return the tags that say where an evaluation came from; what is not known is left out.
 
     Args:
         lineage: of the evaluation.
-        git_commit: of the project that a Kubeflow pipeline was compiled in, for code that does not know its own.
-        kfp_run_id: of the Kubeflow run.
+        given: tags that a Kubeflow run knows better. Its `COMMIT`, of the project that the pipeline was compiled in,
+            is for code that does not know its own.
     """
     images = {step["stage"]: step["image_digest"] for step in [*lineage["upstream"].values(), lineage]}
     images = {stage: digest for stage, digest in images.items() if digest}
@@ -70,8 +80,8 @@ def origin(lineage: Mapping[str, Any], *, git_commit: str | None, kfp_run_id: st
         LINEAGE: provenance.json_digest(lineage),
         DATA: ingested(lineage)[1].get("data_hash"),
         IMAGES: json.dumps(images, sort_keys=True) if images else None,
-        COMMIT: commit() or git_commit,
-        KUBEFLOW: kfp_run_id,
+        **given,
+        COMMIT: commit() or given.get(COMMIT),
     }
     return {name: value for name, value in known.items() if value}
 

@@ -12,13 +12,13 @@ from medloop.errors import Refused
 from medloop.params import Params
 from medloop_pipelines import runners
 from medloop_pipelines.connection import Connection
-from medloop_pipelines.training import description, training_pipeline
+from medloop_pipelines.training import check_cluster, description, training_pipeline
 
 
 def compile(params: Params, output: Path, *, scheduled: bool = False) -> None:  # noqa: A001 - the word of KFP
     """Write the pipeline of `params` to `output`, the IR that every Kubeflow takes; same `params`, same bytes.
 
-    A `scheduled` one promotes what it registers, where `promote.automatic` says so.
+    A `scheduled` one does nothing where nothing is new, and compares what it registers with the champion.
 
     Raises:
         Refused: `output` does not end in .yaml or cannot be written, or a name in `params` is unknown.
@@ -39,8 +39,11 @@ def run(
     *,
     package: Path | None = None,
     runner: str = "subprocess",
+    scheduled: bool = False,
 ) -> None:
     """Run the pipeline of `params` on this machine, each step a process or a container, outputs below `root`.
+
+    A `scheduled` one does as a schedule's run does on a cluster.
 
     Raises:
         Refused: a step failed, `package` was compiled for other parameters, or `runner` is unknown.
@@ -49,10 +52,8 @@ def run(
     if runner not in runners.LOCAL:
         raise Refused(f"unknown runner {runner!r}; known: {', '.join(runners.LOCAL)}")
     if package is None:
-        # A step that fails here fails again: retries are for nodes that vanish.
-        once = params.pipeline.model_copy(update={"retries": 0})
-        params, package = params.model_copy(update={"pipeline": once}), root / "pipeline.yaml"
-        compile(params, package)
+        params, package = _here(params), root / "pipeline.yaml"
+        compile(params, package, scheduled=scheduled)
     runners.LOCAL[runner](_checked(package, params), root)
 
 
@@ -75,8 +76,10 @@ def submit(
 
     Raises:
         Unreachable: nothing answers there.
-        Refused: `package` was compiled for other parameters, or Kubeflow refused it; nothing is left behind.
+        Refused: the parameters name no key, `package` was compiled for others, or Kubeflow refused it; nothing is left
+            behind.
     """
+    check_cluster(params)
     with TemporaryDirectory() as folder:
         if package is None:
             package = Path(folder) / f"{params.base.model_name}.yaml"
@@ -87,6 +90,12 @@ def submit(
             experiment=experiment or params.pipeline.experiment,
             name=name or f"{params.base.model_name} {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC",
         )
+
+
+def _here(params: Params) -> Params:
+    """Return parameters without what a cluster holds, and without retries: a step that fails here fails again."""
+    without = {"retries": 0, "environment": {}, "secrets": {}, "key_secret": None, "state_claim": None}
+    return params.model_copy(update={"pipeline": params.pipeline.model_copy(update=without)})
 
 
 def _checked(package: Path, params: Params) -> Path:

@@ -18,6 +18,7 @@ from medloop import privacy
 from medloop.errors import Refused, Unreachable
 
 PASSED = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MEDLOOP_DATA")
+HERE = ("MEDLOOP_KEY_FILE", "MEDLOOP_STATE")  # stand elsewhere on a cluster
 VERSION = "import medloop; print(medloop.__version__)"
 
 
@@ -45,7 +46,8 @@ def reliable(images: Iterable[str], root: Path) -> Iterator[None]:
     root.mkdir(parents=True, exist_ok=True)
 
     def ours(client: Any, image: str, command: list[str], **settings: Any) -> int:
-        environment = settings.get("environment", {})
+        asked = settings.get("environment", {})
+        environment = {name: value for name, value in asked.items() if name not in HERE}
         return run(client, image, command, folders=[Path.cwd(), root.absolute()], environment=environment)
 
     docker_task_handler.run_docker_container = ours

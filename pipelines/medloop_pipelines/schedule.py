@@ -22,6 +22,7 @@ from medloop.params import Params, Schedule
 from medloop_pipelines import plans, recurring, runs
 from medloop_pipelines.connection import Connection, kubeflow
 from medloop_pipelines.recurring import Found, Package
+from medloop_pipelines.training import check_cluster
 
 
 def apply(params: Params, to: Connection, *, confirm: Callable[[str], bool]) -> str:
@@ -141,6 +142,7 @@ def _compiled(schedules: tuple[Schedule, ...]) -> Iterator[dict[str, Package]]:
         packages = {}
         for each in schedules:
             params = workspace.scheduled(each)
+            check_cluster(params)
             path = Path(folder) / f"{each.name}.yaml"
             medloop_pipelines.compile(params, path, scheduled=True)
             packages[each.name] = Package(path, re.sub("[^a-z0-9]+", "-", params.base.model_name))

@@ -8,11 +8,13 @@ from kfp import dsl, kubernetes
 
 from medloop import components, evidence, provenance, workspace
 from medloop.errors import Refused
+from medloop.fetching import data
 from medloop.notify import VARIABLES
-from medloop.params import Params, Section, Stage, dump
+from medloop.params import STAGES, Params, Pipeline, Section, Stage, dump
 from medloop_pipelines import images
 
 BACKOFF = "30s"
+KEY_FOLDER, STATE_FOLDER = "/var/run/medloop", "/var/lib/medloop"  # in a step's container
 
 
 def training_pipeline(params: Params, *, scheduled: bool = False) -> Any:
@@ -20,7 +22,7 @@ def training_pipeline(params: Params, *, scheduled: bool = False) -> Any:
 
     Args:
         params: what it is built for.
-        scheduled: whether it promotes what it registers, where `promote.automatic` says so.
+        scheduled: whether it first looks for anything new, and at the end compares what it registers with the champion.
 
     Raises:
         Refused: more architectures than the components have inputs for.
@@ -30,12 +32,32 @@ def training_pipeline(params: Params, *, scheduled: bool = False) -> Any:
     @dsl.pipeline(name=_name(params), description=description(params))
     def pipeline() -> None:
         with _told_of_its_end(params):
-            _loop(params, scheduled=scheduled)
+            _scheduled_loop(params) if scheduled else _loop(params)
 
     return pipeline
 
 
-def _loop(params: Params, *, scheduled: bool) -> None:
+def _scheduled_loop(params: Params) -> None:
+    """Look whether anything is new; if so run the loop, and compare what it registers with the champion."""
+    settings = _settings(params)
+    look = components.look(params=dump(params.base, params.ingest), settings=settings)
+    _dressed(look, images.of("ingest", params.pipeline), params).set_caching_options(False)
+    with dsl.If(look.outputs["Output"] != "", name="something-new"):
+        samples, register = _loop(params, watermark=look.outputs["Output"], settings=settings)
+        text = dump(params.base, params.promote)
+        promote = components.promote(params=text, version=register.outputs["Output"], samples=samples)
+        _dressed(promote, images.of("register", params.pipeline), params).set_caching_options(False)
+
+
+def _settings(params: Params) -> str:
+    """Return a digest of all that decides a result beside the data and the code in an image."""
+    sections = {stage: getattr(params, stage).model_dump(mode="json") for stage in STAGES}
+    used = {stage: images.of(stage, params.pipeline) for stage in STAGES}
+    return provenance.json_digest([params.base.model_dump(mode="json"), sections, used])
+
+
+def _loop(params: Params, **origin: Any) -> tuple[Any, dsl.PipelineTask]:
+    """Put the stages together, and return the samples and the task that registers."""
     ingest = _task("ingest", params)
     # ingest reads a folder, and register asks a server, that KFP cannot see: neither may come out of its cache.
     ingest.set_caching_options(False)
@@ -54,14 +76,9 @@ def _loop(params: Params, *, scheduled: bool) -> None:
     evaluation = evaluate.outputs["evaluation"]
 
     # The run's id changes from run to run: no step may have it but this one, which never comes out of the cache.
-    origin = {"git_commit": evidence.commit() or "", "kfp_run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
+    origin |= {"git_commit": evidence.commit() or "", "kfp_run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
     register = _task("register", params, validation=validation, evaluation=evaluation, **models, **origin)
-    register.set_caching_options(False)
-
-    if scheduled and params.promote.automatic:
-        text = dump(params.base, params.promote)
-        promote = components.promote(params=text, version=register.outputs["Output"], samples=samples)
-        _dressed(promote, images.of("register", params.pipeline), params).set_caching_options(False)
+    return samples, register.set_caching_options(False)
 
 
 def _told_of_its_end(params: Params) -> AbstractContextManager[Any]:
@@ -99,11 +116,26 @@ def _dressed(task: dsl.PipelineTask, image: str, params: Params) -> dsl.Pipeline
         task.set_env_variable("MEDLOOP_IMAGE_DIGEST", digest)
     else:  # KFP's cache goes by the name of the image, and a tag may have moved
         task.set_caching_options(False)
+    _with_what_the_cluster_holds(task, params.pipeline)
     task.set_cpu_request(params.pipeline.cpu).set_cpu_limit(params.pipeline.cpu)
     task.set_memory_request(params.pipeline.memory).set_memory_limit(params.pipeline.memory)
     if params.pipeline.retries:
         task.set_retry(params.pipeline.retries, backoff_duration=BACKOFF)
     return task
+
+
+def _with_what_the_cluster_holds(task: dsl.PipelineTask, pipeline: Pipeline) -> None:
+    """Give a task the variables, secrets and the volume that `pipeline:` names."""
+    for name, value in pipeline.environment.items():
+        task.set_env_variable(name, value)
+    for secret, names in pipeline.secrets.items():
+        kubernetes.use_secret_as_env(task, secret, {name: name for name in names})
+    if pipeline.key_secret:
+        kubernetes.use_secret_as_volume(task, pipeline.key_secret, KEY_FOLDER)
+        task.set_env_variable("MEDLOOP_KEY_FILE", f"{KEY_FOLDER}/pseudonym.key")
+    if pipeline.state_claim:
+        kubernetes.mount_pvc(task, pipeline.state_claim, STATE_FOLDER)
+        task.set_env_variable("MEDLOOP_STATE", STATE_FOLDER)
 
 
 def _on_accelerator(task: dsl.PipelineTask, params: Params) -> dsl.PipelineTask:
@@ -115,6 +147,15 @@ def _on_accelerator(task: dsl.PipelineTask, params: Params) -> dsl.PipelineTask:
     for toleration in pipeline.tolerations:
         kubernetes.add_toleration(task, **toleration.model_dump())
     return task
+
+
+def check_cluster(params: Params) -> None:
+    """Refuse parameters under which each run on a cluster would make pseudonyms under a new key."""
+    if params.pipeline.key_secret is None and (params.ingest.dvc or params.ingest.root != str(data.NOTHING)):
+        raise Refused(
+            "pipeline.key_secret must name the Kubernetes secret with the pseudonym key, got null: "
+            "kubectl create secret generic medloop-key --from-file=pseudonym.key=FILE, and set it to medloop-key"
+        )
 
 
 def _name(params: Params) -> str:

@@ -10,7 +10,7 @@ import pytest
 
 from medloop import params
 from medloop.errors import Refused, Unreachable
-from medloop.fetching import project
+from medloop.fetching import project, watermark
 from medloop.fetching.data import data_hash, fetched
 
 FILES = {"labels.csv": b"path,label\n", "Doe^Jane/1.dcm": b"\x00" * 3000}
@@ -59,9 +59,12 @@ def downloads(monkeypatch) -> list[str]:
     return seen
 
 
+def section(repo: Path | str, path: str = "data/wards", rev: str = "v1") -> params.Ingest:
+    return params.Ingest(source="folder", dvc={"repo": str(repo), "path": path, "rev": rev})
+
+
 def got(repo: Path | str, path: str = "data/wards", rev: str = "v1") -> tuple[dict[str, bytes], str | None]:
-    section = params.Ingest(source="folder", dvc={"repo": str(repo), "path": path, "rev": rev})
-    with fetched(section) as (folder, digest):
+    with fetched(section(repo, path, rev)) as (folder, digest):
         files = [each for each in folder.rglob("*") if each.is_file()]
         return {each.relative_to(folder).as_posix(): each.read_bytes() for each in files}, digest
 
@@ -142,3 +145,12 @@ def test_one_place_at_a_time():
     reference = {"repo": "r", "path": "wards", "rev": "v1"}
     with pytest.raises(Refused, match="with dvc the root must be data/none, got data/wards"):
         params.check({"schema_version": 1, "ingest": {"dvc": reference, "root": "data/wards"}}, where="params.yaml")
+
+
+def test_a_watermark_is_told_without_fetching(origin, downloads):
+    found = watermark.read(section(origin))
+    assert (found.files, found.newest) == (2, None)
+    assert found == watermark.read(section(origin))
+    assert not downloads
+    with pytest.raises(Refused, match="lacks the data of data/wards at v2"):
+        watermark.read(section(origin, rev="v2"))

@@ -11,6 +11,7 @@ import pytest
 import weed
 from medloop import params
 from medloop.errors import Refused, Unreachable
+from medloop.fetching import watermark
 from medloop.fetching.data import data_hash, fetched, look
 
 ROOT = "s3://scans/wards"
@@ -229,3 +230,15 @@ def test_a_name_that_leads_out_of_the_folder_is_refused(bucket, monkeypatch):
 def test_other_addresses_are_refused(root):
     with pytest.raises(Refused, match="root must be a local path or s3://BUCKET/PREFIX"):
         params.check({"schema_version": 1, "ingest": {"root": root}}, where="params.yaml")
+
+
+def test_a_watermark_is_told_without_fetching_and_moves_with_the_contents_alone(bucket, downloads):
+    before = watermark.read(section())
+    assert (before.files, before.newest[:4]) == (len(FILES), str(datetime.now(UTC).year))
+    bucket.put_object(Bucket="scans", Key="wards/labels.csv", Body=FILES["labels.csv"])
+    assert watermark.read(section()).digest == before.digest, "the same content, written again"
+    bucket.put_object(Bucket="scans", Key="wards/3.dcm", Body=b"three")
+    assert watermark.read(section()).digest != before.digest
+    assert not downloads
+    bucket.delete_object(Bucket="scans", Key="wards/3.dcm")
+    assert watermark.read(section()).digest == before.digest

@@ -69,6 +69,11 @@ def aliases() -> dict[str, str]:
         return {alias: each.number for each in registry.versions(client, NAME) for alias in each.aliases}
 
 
+def verdicts() -> dict[str, str]:
+    with server() as client:
+        return {each.number: each.tags["medloop.verdict"] for each in registry.versions(client, NAME)}
+
+
 def test_the_first_champion_needs_no_samples_on_disk(tmp_path):
     registered(tmp_path)
     decision = promote(BASE, RULE, samples=tmp_path / "nowhere")
@@ -93,10 +98,15 @@ def test_the_kubeflow_step_decides_as_the_command_does(tmp_path):
     registered(tmp_path)
     samples = SimpleNamespace(path=str(tmp_path / "samples"))
     step = components.promote.python_func
-    assert step(params.dump(BASE, RULE), f"{NAME}/1", samples).startswith("version 1 became champion")
+    automatic = RULE.model_copy(update={"automatic": True})
+    assert step(params.dump(BASE, RULE), f"{NAME}/1", samples).startswith("version 1 may become champion")
+    assert aliases() == {"challenger": "1"}
+    assert step(params.dump(BASE, automatic), f"{NAME}/1", samples).startswith("version 1 became champion")
     registered(tmp_path, noise=0.5)
-    assert "may be inferior" in step(params.dump(BASE, RULE), f"{NAME}/2", samples)
+    assert "may be inferior" in step(params.dump(BASE, automatic), f"{NAME}/2", samples)
     assert aliases()["champion"] == "1"
+    assert verdicts()["1"].startswith("version 1 became champion")
+    assert "may be inferior" in verdicts()["2"]
 
 
 def test_an_inferior_version_leaves_the_champion_in_place(tmp_path):

@@ -153,13 +153,83 @@ def test_only_what_kfp_can_see_is_cached(tmp_path):
     assert cached(tmp_path, images=by_digest) == {"validate", "preprocess", *trained, "evaluate"}
 
 
-def test_a_scheduled_run_promotes_only_where_the_parameters_say_so(tmp_path):
-    for automatic, scheduled in [(False, False), (False, True), (True, False), (True, True)]:
-        read = params.Params(schema_version=1, promote=params.Promote(automatic=automatic))
-        medloop_pipelines.compile(read, tmp_path / "pipeline.yaml", scheduled=scheduled)
-        spec = yaml.safe_load((tmp_path / "pipeline.yaml").read_text())
-        assert ("promote" in tasks(spec)) == (automatic and scheduled)
-    assert tasks(spec)["promote"]["dependentTasks"] == ["ingest", "register"]
+def scheduled(folder, **sections):
+    path = folder / "scheduled.yaml"
+    medloop_pipelines.compile(params.check({"schema_version": 1, **sections}, where="test"), path, scheduled=True)
+    return yaml.safe_load(path.read_text())
+
+
+def test_a_scheduled_run_looks_first_and_compares_last(tmp_path):
+    spec = scheduled(tmp_path)
+    json_format.ParseDict(spec, PipelineSpec())
+    outer = tasks(spec)
+    assert set(outer) == {"look", "something-new"}
+    assert not outer["look"]["cachingOptions"].get("enableCache")
+    assert outer["something-new"]["triggerPolicy"]["condition"].endswith("!= ''")
+    inner = spec["components"][outer["something-new"]["componentRef"]["name"]]["dag"]["tasks"]
+    assert inner["promote"]["dependentTasks"] == ["ingest", "register"]
+    assert set(tasks(compiled(tmp_path)[0])) == {task["taskInfo"]["name"] for task in inner.values()} - {"promote"}
+
+
+def test_the_settings_of_a_scheduled_run_change_with_what_decides_a_result_and_with_nothing_else(tmp_path):
+    def settings(**sections):
+        given = tasks(scheduled(tmp_path, **sections))["look"]["inputs"]["parameters"]["settings"]
+        return given["runtimeValue"]["constant"]
+
+    same = [{}, {"pipeline": {"cpu": "8", "retries": 3}}, {"promote": {"floor": 0.9}}]
+    others = [{"train": {"epochs": 3}}, {"base": {"seed": 1}}, {"pipeline": {"images": {"train": "registry/train:2"}}}]
+    assert len({settings(**each) for each in same}) == 1
+    assert len({settings(**each) for each in [{}, *others]}) == 1 + len(others)
+
+
+def test_a_cluster_s_key_state_and_secrets_reach_every_step(tmp_path):
+    held = {
+        "environment": {"MLFLOW_TRACKING_URI": "https://mlflow.example.org"},
+        "secrets": {"medloop-access": ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"]},
+        "key_secret": "medloop-key",
+        "state_claim": "medloop-state",
+    }
+    spec, platform = compiled(tmp_path, pipeline=held)
+    executors = platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
+    assert len(executors) == len(tasks(spec))
+    for executor in executors.values():
+        [secret] = executor["secretAsEnv"]
+        assert (secret["secretName"], len(secret["keyToEnv"])) == ("medloop-access", 2)
+        assert executor["secretAsVolume"][0] | {"optional": False} == {
+            "secretName": "medloop-key",
+            "secretNameParameter": {"runtimeValue": {"constant": "medloop-key"}},
+            "mountPath": "/var/run/medloop",
+            "optional": False,
+        }
+        assert executor["pvcMount"][0]["constant"] == "medloop-state"
+    for task in tasks(spec).values():
+        variables = {each["name"]: each["value"] for each in container(spec, task)["env"]}
+        assert variables == {
+            "MLFLOW_TRACKING_URI": "https://mlflow.example.org",
+            "MEDLOOP_KEY_FILE": "/var/run/medloop/pseudonym.key",
+            "MEDLOOP_STATE": "/var/lib/medloop",
+        }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AWS_SECRET_ACCESS_KEY", "s3cret"),
+        ("MLFLOW_TRACKING_PASSWORD", "s3cret"),
+        ("MEDLOOP_WEBHOOK_URL", "https://hooks.example.org/s3cret"),
+        ("MLFLOW_TRACKING_URI", "https://anna:s3cret@mlflow.example.org"),
+    ],
+)
+def test_a_secret_among_the_variables_is_refused_and_not_shown(name, value):
+    with pytest.raises(Refused, match=f"{name} looks like a secret.*pipeline.secrets") as caught:
+        params.check({"schema_version": 1, "pipeline": {"environment": {name: value}}}, where="params.yaml")
+    assert "s3cret" not in str(caught.value)
+
+
+def test_patients_data_goes_to_no_cluster_without_a_key(tmp_path):
+    read = params.Params(schema_version=1, ingest=params.Ingest(source="dicom", root="s3://hospital/wards"))
+    with pytest.raises(Refused, match=r"pipeline.key_secret must name .* kubectl create secret"):
+        medloop_pipelines.submit(read, None)
 
 
 def test_a_schedule_is_no_part_of_what_it_runs(tmp_path):

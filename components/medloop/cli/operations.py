@@ -41,6 +41,9 @@ def models(profile: Profile = None, settings: Settings = None) -> None:
 @app.command()
 def promote(
     version: Annotated[str | None, typer.Argument(help="number or alias; default: the challenger")] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="compare with the champion, and leave it in its place")
+    ] = False,
     profile: Profile = None,
     settings: Settings = None,
 ) -> None:
@@ -48,7 +51,8 @@ def promote(
     from medloop.operations.promote import promote as operation
 
     params = read(profile, settings)
-    decision = operation(params.base, params.promote, version=version or params.register.alias, samples=SAMPLES)
+    version = version or params.register.alias
+    decision = operation(params.base, params.promote, version=version, samples=SAMPLES, move=not dry_run)
     typer.echo(decision.reason)
     if not decision.ok:
         raise typer.Exit(Refused.exit_code)

@@ -8,6 +8,9 @@ import typer
 from medloop.cli.options import ARTIFACTS, Experiment, Profile, Settings, connected, read
 
 Package = Annotated[Path | None, typer.Option(help="compiled before; it must fit the parameters")]
+Scheduled = Annotated[
+    bool, typer.Option("--scheduled", help="as schedules run it: first look for anything new, at the end compare")
+]
 OneRun = Annotated[str | None, typer.Argument(help="its id; default: the latest runs")]
 
 app = typer.Typer(help="The same stages as a Kubeflow pipeline.", no_args_is_help=True, rich_markup_mode=None)
@@ -16,13 +19,14 @@ app = typer.Typer(help="The same stages as a Kubeflow pipeline.", no_args_is_hel
 @app.command("compile")
 def compile_pipeline(
     output: Annotated[Path, typer.Argument()] = Path("pipeline.yaml"),
+    scheduled: Scheduled = False,
     profile: Profile = None,
     settings: Settings = None,
 ) -> None:
     """Write the pipeline as the IR YAML that every Kubeflow takes."""
     import medloop_pipelines
 
-    medloop_pipelines.compile(read(profile, settings), output)
+    medloop_pipelines.compile(read(profile, settings), output, scheduled=scheduled)
     typer.echo(f"compiled to {output}")
 
 
@@ -33,13 +37,14 @@ def run_pipeline(
     ] = "subprocess",
     root: Annotated[Path, typer.Option(help="folder for the outputs")] = ARTIFACTS / "pipeline",
     package: Package = None,
+    scheduled: Scheduled = False,
     profile: Profile = None,
     settings: Settings = None,
 ) -> None:
     """Run the pipeline on this machine."""
     import medloop_pipelines
 
-    medloop_pipelines.run(read(profile, settings), root, package=package, runner=runner)
+    medloop_pipelines.run(read(profile, settings), root, package=package, runner=runner, scheduled=scheduled)
 
 
 @app.command("submit")

@@ -28,6 +28,7 @@ class Object:
     size: int | None  # bytes; None: the remote does not tell
     tag: str  # what the remote says of the content: another content, another tag
     md5: str | None = None  # where the remote tells it
+    modified: float | None = None  # seconds since 1970, where the remote tells it
 
 
 class Remote(Protocol):

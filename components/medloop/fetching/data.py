@@ -35,7 +35,7 @@ def fetched(section: params.Ingest) -> Iterator[tuple[Path, str | None]]:
         return
     from medloop.fetching import cache
 
-    with cache.assembled(_remote(section)) as (folder, digests):
+    with cache.assembled(remote(section)) as (folder, digests):
         yield folder, listing_hash(digests)
 
 
@@ -76,7 +76,8 @@ def md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def _remote(section: params.Ingest) -> "cache.Remote":
+def remote(section: params.Ingest) -> "cache.Remote":
+    """Return where data lies that is not on this machine."""
     if section.dvc is None:
         from medloop.fetching import s3
 

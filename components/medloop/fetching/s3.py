@@ -42,7 +42,12 @@ class Prefix:
             pages = self.client.get_paginator("list_objects_v2").paginate(Bucket=self.bucket, Prefix=self.prefix)
             listed = [each for page in pages for each in page.get("Contents", ())]
         found = [
-            Object(each["Key"].removeprefix(self.prefix), each["Size"], each["ETag"].strip('"'))
+            Object(
+                each["Key"].removeprefix(self.prefix),
+                each["Size"],
+                each["ETag"].strip('"'),
+                modified=each["LastModified"].timestamp(),
+            )
             for each in listed
             if not each["Key"].endswith("/")
         ]

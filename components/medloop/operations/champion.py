@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from medloop import params, plugins, tasks, turn
+from medloop import evidence, params, plugins, tasks, turn
 from medloop.errors import Conflict, Refused
 from medloop.operations import scoring
 from medloop.operations.verdict import Scores, Standing, Verdict, unfit, verdict
@@ -52,6 +52,13 @@ def move(name: str, number: str, *, held_by: str | None, before: dict[str, str])
         turn.confirm(name)
         registry.set_aliases(client, name, {PREVIOUS: came, CHAMPION: number})
         turn.moved(name, number)
+
+
+def keep(name: str, decision: Verdict) -> None:
+    """Write a decision down as a tag of the version that it is about."""
+    with server() as client:
+        version = registry.get(client, name, decision.version)
+        registry.retag(client, version, {evidence.VERDICT: decision.reason})
 
 
 def swap(name: str) -> tuple[str, str]:

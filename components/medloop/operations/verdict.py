@@ -1,6 +1,6 @@
 """Whether a version may become the champion: decided here, from numbers alone."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 
 import numpy as np
@@ -11,6 +11,7 @@ from medloop.evaluation import bootstrap
 from medloop.params import Promote
 
 ONE_SIDED = 0.05
+MAY, BECAME = "may become champion", "became champion"
 MAX_UNDEFINED = 0.05  # share of resamples without a value, e.g. for want of a class
 
 
@@ -47,6 +48,10 @@ class Verdict:
 
     def __str__(self) -> str:
         return self.reason
+
+    def done(self) -> "Verdict":
+        """Return the same decision, after the version has taken the place."""
+        return replace(self, reason=self.reason.replace(MAY, BECAME, 1))
 
 
 def unfit(candidate: Standing, champion: Standing | None) -> str | None:
@@ -89,7 +94,7 @@ def verdict(
         return refused(f"test {task.GATE} {score:.3f} is below promote.floor {rule.floor:.3f}")
     if champion is None or scores.champion is None:
         reason = f"test {task.GATE} {score:.3f}, floor {rule.floor:.3f}; there was no champion to compare with"
-        return Verdict(True, f"version {candidate.version} became champion: {reason}", candidate.version)
+        return Verdict(True, f"version {candidate.version} {MAY}: {reason}", candidate.version)
     difference = score - task.score(scores.labels, scores.champion)
     lower = paired_lower_bound(scores, rule.resamples, task, seed)
     compared = (
@@ -100,7 +105,7 @@ def verdict(
         return refused(f"cannot decide, {task.GATE} is undefined in too many resamples of the test set")
     if lower <= -rule.margin:
         return refused(f"it may be inferior: {compared}")
-    reason = f"version {candidate.version} became champion: {compared}{_left_out(scores)}"
+    reason = f"version {candidate.version} {MAY}: {compared}{_left_out(scores)}"
     return Verdict(True, reason, candidate.version, holder)
 
 

@@ -1,15 +1,20 @@
 """The parameters that say where and when the stages run: `pipeline:` and `schedule:`."""
 
+import re
 from datetime import UTC, datetime, timedelta
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import AwareDatetime, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from medloop import cron
-from medloop.params.section import Name, Section
+from medloop.params.section import UNSHOWN, Name, Section
 from medloop.params.stages import Stage
 
 Channel = Literal["webhook", "slack", "email"]
+KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")]
+SECRET_VARIABLE = re.compile("SECRET|PASSWORD|TOKEN|CREDENTIAL|ACCESS_KEY|(?<!ENDPOINT)_URL$")
+WITH_PASSWORD = re.compile(r"\w+://[^/@]*:[^/@]*@")
 
 
 class Toleration(Section):
@@ -29,9 +34,8 @@ class Notify(Section):
 
     channels: tuple[Channel, ...] = Field((), description="none: nobody is told")
     when: Literal["failure", "always"] = "failure"
-    secret: str = Field(
+    secret: KubernetesName = Field(
         "medloop-notify",
-        pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$",
         description="Kubernetes secret that holds the variables of the channels, e.g. MEDLOOP_WEBHOOK_URL",
     )
 
@@ -50,7 +54,30 @@ class Pipeline(Section):
     images: dict[Stage, str] = Field(
         {}, description="by stage: image reference in place of the default; one by digest may be cached"
     )
+    environment: dict[str, str] = Field(
+        {}, description="variables of every step, e.g. MLFLOW_TRACKING_URI; no secret, for Kubeflow shows them"
+    )
+    secrets: dict[KubernetesName, tuple[str, ...]] = Field(
+        {}, description="by Kubernetes secret: its keys, each one a variable of every step, e.g. AWS_SECRET_ACCESS_KEY"
+    )
+    key_secret: KubernetesName | None = Field(
+        None, description="Kubernetes secret whose key pseudonym.key is the pseudonym key; null: for data/none alone"
+    )
+    state_claim: KubernetesName | None = Field(
+        None, description="volume claim that every step mounts as $MEDLOOP_STATE; null: nothing outlives a step"
+    )
     notify: Notify = Notify()
+
+    @field_validator("environment")
+    @classmethod
+    def _no_secret(cls, variables: dict[str, str]) -> dict[str, str]:
+        for name, value in variables.items():
+            if SECRET_VARIABLE.search(name) or WITH_PASSWORD.match(value):
+                problem = (
+                    f"{name} looks like a secret, and Kubeflow shows variables: name its secret in pipeline.secrets"
+                )
+                raise PydanticCustomError(UNSHOWN, problem)
+        return variables
 
 
 class Schedule(Section):

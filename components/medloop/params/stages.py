@@ -207,4 +207,6 @@ class Promote(Section):
     min_samples: int = Field(50, ge=2, description="fewer test patients: cannot decide")
     min_per_class: int = Field(10, ge=1, description="fewer test samples of a class: cannot decide")
     resamples: int = Field(2000, ge=100, le=100_000)
-    automatic: bool = Field(False, description="a scheduled run promotes what it registers, if it fulfils all this")
+    automatic: bool = Field(
+        False, description="a scheduled run promotes what it registers, if it fulfils all this; else it only compares"
+    )

@@ -1,4 +1,4 @@
-"""One run of a schedule: `medloop repro` in a process of its own, and `medloop promote` where that is automatic."""
+"""One run of a schedule: `medloop repro` in a process of its own, then `medloop promote`, which may only compare."""
 
 import contextlib
 import json
@@ -22,6 +22,7 @@ MEDLOOP = [sys.executable, "-c", "from medloop.cli import main; main()"]
 LOOK_SECONDS = 0.2
 GRACE_SECONDS, REST_SECONDS = 30.0, 5.0  # from the request to end to the end by force: of the child, of its children
 NOT_PROMOTED = Refused.exit_code
+UNFINISHED = ("failed", "interrupted")  # such a run may have registered a version that was compared with nothing
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Outcome:
 def run(schedule: Schedule, due: datetime, stop: threading.Event) -> Outcome:
     """Run a schedule's loop to its end, or until `stop`; its output goes to a log beside the history.
 
-    Where nothing new came, no stage but `register` has anything to do, the version stays, and nothing is promoted.
+    Where nothing new came, no stage but `register` has anything to do, the version stays, and nothing is compared.
     """
     log = history.folder() / "logs" / f"{schedule.name}-{due.astimezone(UTC):%Y%m%dT%H%M%SZ}.log"
     log.parent.mkdir(mode=0o700, exist_ok=True)
@@ -46,7 +47,7 @@ def run(schedule: Schedule, due: datetime, stop: threading.Event) -> Outcome:
     profile = ["--profile", schedule.profile] if schedule.profile else []
     before = _registered()
     code = _child([*MEDLOOP, "repro", *profile], log, stop)
-    if stop.is_set() and (code or params.promote.automatic):
+    if stop.is_set():
         return Outcome("interrupted", "the scheduler was stopped; the last good outputs are in place")
     if code:
         step, reason = _blame(log)
@@ -55,10 +56,11 @@ def run(schedule: Schedule, due: datetime, stop: threading.Event) -> Outcome:
         )
         return Outcome("failed", f"{step}: {reason}{_told(params.pipeline.notify, told)}")
     said = ""
-    if before is not None and before == _registered():
+    if before is not None and before == _registered() and history.last(schedule.name) not in UNFINISHED:
         said = f"nothing new: {before} stands"
-    elif params.promote.automatic:
-        code = _child([*MEDLOOP, "promote", *profile], log, stop)
+    else:
+        look = [] if params.promote.automatic else ["--dry-run"]
+        code = _child([*MEDLOOP, "promote", *look, *profile], log, stop)
         said = _last_line(log)
         if code not in (0, NOT_PROMOTED):
             return Outcome("failed", f"promote: {said}")

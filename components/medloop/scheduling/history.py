@@ -54,6 +54,14 @@ def close_open_ones(reason: str) -> int:
         return file.execute("UPDATE runs SET ended = ?, result = ?, reason = ? WHERE ended IS NULL", row).rowcount
 
 
+def last(schedule: str) -> str | None:
+    """Return how the last run of a schedule that has ended came out; None before the first."""
+    with _open() as file:
+        wanted = "SELECT result FROM runs WHERE schedule = ? AND result IS NOT NULL ORDER BY due DESC LIMIT 1"
+        row = file.execute(wanted, (schedule,)).fetchone()
+        return row[0] if row else None
+
+
 def latest(count: int = SHOWN) -> list[tuple[str, str, str, str, str, str]]:
     """Return the latest runs, newest first: schedule, due, started, ended, result, reason."""
     with _open() as file:

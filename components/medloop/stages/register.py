@@ -22,8 +22,7 @@ def register(
     models: Mapping[str, Path],
     validation: Path,
     evaluation: Path,
-    git_commit: str | None = None,
-    kfp_run_id: str | None = None,
+    origin: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Return the model's version, found by its digest or created, with `new`, its run and the server's address.
 
@@ -33,8 +32,7 @@ def register(
         models: model folders by architecture.
         validation: what `validate` left.
         evaluation: what `evaluate` left.
-        git_commit: of the project that a Kubeflow pipeline was compiled in.
-        kfp_run_id: of the Kubeflow run.
+        origin: tags that a Kubeflow run gives, see `evidence.origin`.
 
     Raises:
         Refused: a file does not match its digest, the folders do not belong together or to `base`, or another key made
@@ -45,12 +43,11 @@ def register(
     _same_data(lineage, base, evaluation)
     _same_key(lineage)
     card = json.loads((evaluation / "card.json").read_text())
-    origin = evidence.origin(lineage, git_commit=git_commit, kfp_run_id=kfp_run_id)
-    loop = _loop(base, lineage, card, models, validation, evaluation, origin)
+    loop = _loop(base, lineage, card, models, validation, evaluation, evidence.origin(lineage, origin or {}))
     digest = loop.tags[evidence.DIGEST]
     with server() as client, turn.taken(base.model_name):
-        run_id, origin = loops.record(client, loop)
-        tags = {**loop.tags, **origin, registry.RUN: run_id}
+        run_id, known = loops.record(client, loop)
+        tags = {**loop.tags, **known, registry.RUN: run_id}
         version = registry.find(client, base.model_name, digest)
         if version is None:
             text = _description(card, loop.tags)
@@ -61,7 +58,7 @@ def register(
             registry.set_aliases(client, base.model_name, {section.alias: version.number})
         registry.retag(client, version, {**tags, registry.DONE: "true"})
     found = {"model": base.model_name, "version": version.number, "new": new, "run_id": run_id, "server": address()}
-    return found | {"origin": origin}
+    return found | {"origin": known}
 
 
 def _verified(models: Mapping[str, Path], validation: Path, evaluation: Path) -> tuple[dict[str, Any], Path]:

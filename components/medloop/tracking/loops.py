@@ -10,7 +10,7 @@ import pandas as pd
 from mlflow import MlflowClient
 from mlflow.entities import Dataset, DatasetInput, InputTag, Run
 
-from medloop.evidence import KUBEFLOW, ORIGIN
+from medloop.evidence import LATEST, ORIGIN
 from medloop.tracking.connection import experiment
 from medloop.tracking.runs import EXPERIMENT, WEIGHTS, as_metrics, as_tags, start
 
@@ -49,12 +49,12 @@ class Loop:
 def record(client: MlflowClient, loop: Loop) -> tuple[str, dict[str, str]]:
     """Return the id and the origin of the finished run of `loop`, found by its key or made.
 
-    A half-made one is made anew. One that is found keeps its origin, but for the id of the latest Kubeflow run.
+    A half-made one is made anew. One that is found keeps its origin, but for what is of the latest Kubeflow run.
     """
     for run in _search(client, LOOP, loop.key):
         if run.info.status == "FINISHED":
             _gather(client, loop, run.info.run_id)
-            latest = {name: value for name, value in loop.origin.items() if name == KUBEFLOW}
+            latest = {name: value for name, value in loop.origin.items() if name in LATEST}
             client.log_batch(run.info.run_id, tags=as_tags(latest))
             return str(run.info.run_id), {
                 name: run.data.tags[name] for name in ORIGIN if name in run.data.tags
