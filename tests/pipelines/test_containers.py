@@ -70,7 +70,12 @@ def test_an_image_says_what_it_is_and_runs_without_root(target):
 
 
 @pytest.mark.parametrize(
-    ("target", "absent"), [("light", ["tensorflow", "jax"]), ("serve", ["tensorflow", "kfp", "medloop"]), ("train", [])]
+    ("target", "absent"), [
+        ("light", ["tensorflow", "jax"]),
+        ("serve", ["tensorflow", "kfp", "medloop"]),
+        ("stack", ["tensorflow", "kfp", "jax"]),
+        ("train", []),
+    ],
 )
 def test_an_image_holds_what_it_needs_and_no_more(target, absent):
     asked = ["medloop", "kfp", "tensorflow", "jax", "onnxruntime"]
@@ -109,7 +114,7 @@ def test_the_model_server_answers_as_the_model_does(tmp_path):
     rows = [[base64.b64encode(encoded(image[..., 0], 8)).decode()] for image in images[:3]]
     server = ENGINE.containers.run(
         building.reference("serve"),
-        ["uvicorn", "mlflow.pyfunc.scoring_server.app:app", "--host", "127.0.0.1", "--port", "18431"],
+        ["uvicorn", "--app-dir", "/opt/medloop/server", "serve:app", "--host", "127.0.0.1", "--port", "18431"],
         detach=True,
         read_only=True,
         tmpfs={"/tmp": ""},
