@@ -70,7 +70,8 @@ def test_an_image_says_what_it_is_and_runs_without_root(target):
 
 
 @pytest.mark.parametrize(
-    ("target", "absent"), [
+    ("target", "absent"),
+    [
         ("light", ["tensorflow", "jax"]),
         ("serve", ["tensorflow", "kfp", "medloop"]),
         ("stack", ["tensorflow", "kfp", "jax"]),
