@@ -6,6 +6,7 @@ import shutil
 import signal
 import stat
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -17,6 +18,7 @@ import mlflow
 import psycopg2
 import pytest
 import requests
+import yaml
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 
@@ -26,6 +28,7 @@ from medloop.errors import Refused
 from medloop.operations.promote import promote
 from medloop.stack import postgres, settings
 from medloop.tracking import registry
+from support import ROOT
 from toy_registry import Toy, registered
 
 NAME = "medloop-classification-toy"
@@ -204,6 +207,23 @@ def test_users_keep_their_passwords_and_the_administrator_has_the_new_one(story)
     assert status("anna", anna["MLFLOW_TRACKING_PASSWORD"]) == 200
     assert status("admin", story.laptop.env["MLFLOW_TRACKING_PASSWORD"]) == 200
     assert status("admin", story.secrets[settings.SECRETS.index("MLFLOW_TRACKING_PASSWORD")]) == 401
+
+
+def test_a_pod_of_the_model_server_can_fetch_it(story, monkeypatch, tmp_path):
+    """The words are those of the manifest, the user one who was restored."""
+    enter(monkeypatch, story.laptop)
+    for line in story.said["anna"].splitlines():
+        monkeypatch.setenv(*line.split("=", 1))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", story.laptop.env["MLFLOW_TRACKING_URI"])
+    manifests = yaml.safe_load_all((ROOT / "infra/k8s/base/model-server.yaml").read_text())
+    [fetch] = next(each for each in manifests if each["kind"] == "Deployment")["spec"]["template"]["spec"][
+        "initContainers"
+    ]
+    given = {"$(MODEL_URI)": f"models:/{NAME}@champion", "/model": str(tmp_path / "model")}
+    command = [sys.executable, "-m", *(given.get(word, word) for word in fetch["command"])]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=200)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "model/MLmodel").exists()
 
 
 def test_the_registry_goes_on(story, monkeypatch, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from cluster import OVERLAYS, containers, rendered
-from medloop import __version__
+from medloop import __version__, params
 from medloop.backup import making
 from medloop.stack import postgres, seaweed, server, settings
 from support import ROOT
@@ -86,3 +86,13 @@ def test_secrets_have_the_names_of_the_laptop_stack():
 @pytest.mark.parametrize("overlay", OVERLAYS)
 def test_nothing_here_asks_kubernetes(overlay):
     assert rendered(overlay).of("ClusterRole", "ClusterRoleBinding") == []
+
+
+def test_the_gpu_pool_of_the_readme_is_one_that_the_parameters_take():
+    text = (ROOT / "infra/k8s/README.md").read_text()
+    block = next(each for each in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if "accelerator" in each)
+    assert params.Pipeline(**yaml.safe_load(block)["pipeline"]).accelerator == "nvidia.com/gpu"
+    taint = re.search(r"taint nodes -l (\w+)=(\w+) (\S+)=\w+:(\w+)", text)
+    said = yaml.safe_load(block)["pipeline"]
+    assert (said["node_selector"], said["tolerations"][0]["key"]) == ({taint[1]: taint[2]}, taint[3])
+    assert said["tolerations"][0]["effect"] == taint[4]
