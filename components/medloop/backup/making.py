@@ -118,7 +118,8 @@ def _forget(place: Place, old: Iterable[str], say: Say) -> None:
         say(f"{name}: forgotten")
     wanted = {file.key for name in records.names(place) for file in records.read(place, name).files.values()}
     for key in place.listed(f"{records.FILES}/").keys() - wanted:
-        place.remove(key)
+        if records.OURS.fullmatch(key):
+            place.remove(key)
 
 
 def _size(backup: Backup) -> str:

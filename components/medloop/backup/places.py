@@ -49,8 +49,8 @@ class Folder:
             raise Refused(f"{path} holds other files ({min(foreign)}): name an empty folder, or one with backups")
 
     def listed(self, below: str = "") -> dict[str, Listed]:
-        """Return every file below a key."""
-        found = (each for each in (self.path / below).rglob("*") if each.is_file() and each.suffix != ".partial")
+        """Return every file below a key, those included that were broken off."""
+        found = (each for each in (self.path / below).rglob("*") if each.is_file())
         return {str(each.relative_to(self.path)): Listed(each.stat().st_size) for each in found}
 
     def put(self, key: str, path: Path) -> None:

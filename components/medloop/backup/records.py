@@ -14,7 +14,8 @@ from medloop.provenance import sha256
 
 FORMAT = 1
 BACKUPS, FILES = CONTENT = ("backups", "files")
-NAME = re.compile(r"(\d{8}T\d{6}Z)-([0-9a-f]{16})")
+NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{16}")
+OURS = re.compile(rf"{FILES}/[0-9a-f]{{64}}(\.partial)?")
 
 
 @dataclass(frozen=True)
