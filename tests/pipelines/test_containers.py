@@ -139,6 +139,21 @@ def test_the_model_server_answers_as_the_model_does(tmp_path):
     assert [row["p_nodule"] for row in answer] == pytest.approx(wanted[:, 1].tolist())
 
 
+def test_the_image_of_the_stack_runs_its_servers_and_backs_them_up_as_the_cluster_does():
+    """All of it without root, network or a root file system to write to."""
+    script = """set -e
+    medloop stack up --folder /tmp/stack
+    set -a; . /tmp/stack/stack.env; set +a
+    medloop registry backup /tmp/backups
+    medloop registry backups /tmp/backups --verify
+    medloop registry restore /tmp/backups
+    medloop stack status --folder /tmp/stack"""
+    said = inside("stack", "sh", "-c", script)
+    assert "2 databases, 0 objects" in said
+    assert "every digest holds" in said
+    assert "restored in" in said
+
+
 def wait_for(condition, container, seconds=90):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
