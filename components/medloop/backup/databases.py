@@ -97,7 +97,10 @@ def _cursor(name: str) -> Iterator[Any]:
     try:
         connection = psycopg2.connect(dbname=name, connect_timeout=10)
     except psycopg2.OperationalError as error:
-        raise Unreachable(f"{_server()} does not let us in: {str(error).strip().partition(chr(10))[0]}") from None
+        said = str(error).strip().partition("\n")[0]
+        if "FATAL" in said:  # so says a server that is there
+            raise Refused(f"{_server()} does not let {os.environ['PGUSER']} into {name}: {said}") from None
+        raise Unreachable(f"{_server()} does not answer ({said}): start it, or set PGHOST and PGPORT") from None
     try:
         with connection, connection.cursor() as cursor:
             yield cursor

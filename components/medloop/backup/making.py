@@ -32,6 +32,7 @@ def make(address: str, *, keep: int, say: Say) -> str:
     began, place, bucket = time.monotonic(), places.opened(address, records.CONTENT), registry()
     if isinstance(place, places.Bucket) and place.overlaps(bucket):
         raise Refused(f"{address} is the registry's own bucket, and would be lost with it: name another")
+    revisions = {name: databases.revision(name) for name in databases.NAMES}
     known = records.names(place)
     before = records.read(place, known[-1]).objects if known else {}
     with TemporaryDirectory() as folder:
@@ -41,7 +42,7 @@ def make(address: str, *, keep: int, say: Say) -> str:
     backup = Backup(
         made=time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()),
         versions={name: version(name) for name in ("medloop", "mlflow")},
-        revisions={name: databases.revision(name) for name in databases.NAMES},
+        revisions=revisions,
         databases=dumps,
         objects=objects,
     )

@@ -54,11 +54,6 @@ def restore(address: str, name: str | None, *, say: Say) -> None:
 
 def _fits(backup: Backup, name: str, bucket: places.Bucket) -> None:
     """Raise Refused unless the registry is unused and has the backup's schema."""
-    if used := databases.used():
-        raise Refused(f"the registry is in use ({used}): a backup is restored into fresh databases and a fresh bucket")
-    foreign = {key for key in bucket.listed() if not key.endswith(TURNS)} - backup.objects.keys()
-    if foreign:
-        raise Refused(f"{bucket.name} is in use ({min(foreign)}): a backup is restored into a fresh bucket")
     for database, wanted in backup.revisions.items():
         if (came := databases.revision(database)) != wanted:
             raise Refused(
@@ -66,3 +61,8 @@ def _fits(backup: Backup, name: str, bucket: places.Bucket) -> None:
                 f"another one (schema {came}; MLflow {version('mlflow')} here): restore with MLflow "
                 f"{backup.versions['mlflow']}, then upgrade it"
             )
+    if used := databases.used():
+        raise Refused(f"the registry is in use ({used}): a backup is restored into fresh databases and a fresh bucket")
+    foreign = {key for key in bucket.listed() if not key.endswith(TURNS)} - backup.objects.keys()
+    if foreign:
+        raise Refused(f"{bucket.name} is in use ({min(foreign)}): a backup is restored into a fresh bucket")
