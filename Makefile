@@ -39,6 +39,7 @@ lock: $(READY)  ## resolve every version again
 	$(UV_COMPILE) --extra step -o requirements/light.lock
 	$(UV_COMPILE) --extra step --extra train --extra gpu --extra report -o requirements/train.lock
 	$(UV_COMPILE) --extra step --extra train --extra cpu --extra report -o requirements/train-cpu.lock
+	$(UV_COMPILE) --extra stack -o requirements/stack.lock
 	$(UV_COMPILE:pyproject.toml=) --group serve -o requirements/serve.lock
 	$(UV_COMPILE:pyproject.toml=) --group bootstrap -o requirements/bootstrap.lock
 

@@ -14,7 +14,7 @@ from medloop import __version__
 from medloop.errors import Refused
 
 ENGINES = ("docker", "podman", "buildah")
-TARGETS = ("light", "train", "serve")
+TARGETS = ("light", "train", "serve", "stack")
 DOCKERFILE = Path("infra/docker/Dockerfile")
 LOCKS = Path("requirements")
 SBOM = Path("dist/sbom")
@@ -62,7 +62,7 @@ def build(
     """Build one of TARGETS from the project's folder, write its SBOM to SBOM, and return it.
 
     Args:
-        target: light, train or serve.
+        target: light, train, serve or stack.
         engine: docker, podman or buildah.
         base_image: Debian or Ubuntu with Python 3.11 to 3.13, venv and pip; None: what the Dockerfile says.
         train_base_image: the same for `train`, e.g. one of NVIDIA's; None: `base_image`.
@@ -143,8 +143,9 @@ def push(target: str, registry: str, *, engine: str) -> str:
 
 def _fill(context: Path, train_lock: str) -> None:
     """Write what the Dockerfile copies: locks, medloop's wheel, and the certificates that this machine trusts."""
-    shutil.copyfile(DOCKERFILE, context / "Dockerfile")
-    for name in ("bootstrap", "light", "serve", train_lock):
+    for name in ("Dockerfile", "serve.py"):
+        shutil.copyfile(DOCKERFILE.with_name(name), context / name)
+    for name in ("bootstrap", "light", "serve", "stack", train_lock):
         lock = LOCKS / f"{name}.lock"
         if not lock.exists():
             known = ", ".join(sorted(path.stem for path in LOCKS.glob("*.lock")))

@@ -18,7 +18,7 @@ def test_an_unknown_or_missing_engine_is_refused(monkeypatch):
 
 
 def test_an_unknown_target_lock_or_folder_is_refused(monkeypatch, tmp_path):
-    with pytest.raises(Refused, match="unknown image 'heavy'; known: light, train, serve"):
+    with pytest.raises(Refused, match="unknown image 'heavy'; known: light, train, serve, stack"):
         building.build("heavy", engine="docker")
     with pytest.raises(Refused, match=r"no lock requirements/none.lock; known: .*train-cpu"):
         building.build("train", engine="docker", train_lock="none")

@@ -70,7 +70,13 @@ def test_an_image_says_what_it_is_and_runs_without_root(target):
 
 
 @pytest.mark.parametrize(
-    ("target", "absent"), [("light", ["tensorflow", "jax"]), ("serve", ["tensorflow", "kfp", "medloop"]), ("train", [])]
+    ("target", "absent"),
+    [
+        ("light", ["tensorflow", "jax"]),
+        ("serve", ["tensorflow", "kfp", "medloop"]),
+        ("stack", ["tensorflow", "kfp", "jax"]),
+        ("train", []),
+    ],
 )
 def test_an_image_holds_what_it_needs_and_no_more(target, absent):
     asked = ["medloop", "kfp", "tensorflow", "jax", "onnxruntime"]
@@ -109,7 +115,7 @@ def test_the_model_server_answers_as_the_model_does(tmp_path):
     rows = [[base64.b64encode(encoded(image[..., 0], 8)).decode()] for image in images[:3]]
     server = ENGINE.containers.run(
         building.reference("serve"),
-        ["uvicorn", "mlflow.pyfunc.scoring_server.app:app", "--host", "127.0.0.1", "--port", "18431"],
+        ["uvicorn", "--app-dir", "/opt/medloop/server", "serve:app", "--host", "127.0.0.1", "--port", "18431"],
         detach=True,
         read_only=True,
         tmpfs={"/tmp": ""},
@@ -131,6 +137,21 @@ def test_the_model_server_answers_as_the_model_does(tmp_path):
 
     wanted = probabilities(Network(tmp_path / "models/cnn/model.onnx").logits(images[:3]), card["temperature"])
     assert [row["p_nodule"] for row in answer] == pytest.approx(wanted[:, 1].tolist())
+
+
+def test_the_image_of_the_stack_runs_its_servers_and_backs_them_up_as_the_cluster_does():
+    """All of it without root, network or a root file system to write to."""
+    script = """set -e
+    medloop stack up --folder /tmp/stack
+    set -a; . /tmp/stack/stack.env; set +a
+    medloop registry backup /tmp/backups
+    medloop registry backups /tmp/backups --verify
+    medloop registry restore /tmp/backups
+    medloop stack status --folder /tmp/stack"""
+    said = inside("stack", "sh", "-c", script)
+    assert "2 databases, 0 objects" in said
+    assert "every digest holds" in said
+    assert "restored in" in said
 
 
 def wait_for(condition, container, seconds=90):

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medloop.cli import images, operations, pipeline, schedule, stack, stages
+from medloop.cli import images, operations, pipeline, registry, schedule, stack, stages
 from medloop.errors import Refused
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ for name, commands in (
     ("pipeline", pipeline.app),
     ("images", images.app),
     ("stack", stack.app),
+    ("registry", registry.app),
     ("schedule", schedule.app),
 ):
     app.add_typer(commands, name=name)

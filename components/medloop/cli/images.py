@@ -13,7 +13,7 @@ app = typer.Typer(
 
 @app.command("build")
 def build_images(
-    targets: Annotated[list[str] | None, typer.Argument(help="light, train, serve; default: all")] = None,
+    targets: Annotated[list[str] | None, typer.Argument(help="light, train, serve, stack; default: all")] = None,
     base_image: Annotated[str | None, typer.Option(help="Debian or Ubuntu with Python 3.11 to 3.13, venv, pip")] = None,
     train_base_image: Annotated[str | None, typer.Option(help="the same for train, e.g. one of NVIDIA's")] = None,
     train_lock: Annotated[str, typer.Option(help="train: for a GPU; train-cpu")] = "train",
