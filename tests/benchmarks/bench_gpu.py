@@ -45,8 +45,9 @@ def _measure(architecture: str, name: str, batch: str) -> None:
     for _ in range(EPOCHS):
         for way, worker in workers.items():
             said[way].append(_epoch(worker))
-    for worker in workers.values():
+    for way, worker in workers.items():
         worker.communicate()
+        assert worker.returncode == 0, f"{way} of {architecture} on {name} ended with {worker.returncode}"
     seconds = {way: statistics.median(float(epoch[0]) for epoch in said[way][1:]) for way in WAYS}
     speeds = ", ".join(
         f"{way} {IMAGES / seconds[way]:.0f} images/s ({seconds['plain'] / seconds[way]:.2f}x, {said[way][-1][1]} MiB)"
@@ -70,7 +71,7 @@ def _epoch(worker: subprocess.Popen[str]) -> list[str]:
     assert worker.stdout is not None
     worker.stdin.write("go\n")
     worker.stdin.flush()
-    return worker.stdout.readline().split()
+    return worker.stdout.readline().split() or sys.exit(f"{worker.args} broke off")
 
 
 def _work(way: str, architecture: str, name: str, batch: str) -> None:

@@ -29,7 +29,7 @@ def build(
     height, width, channels = input_shape
     image = layers.Input(input_shape)
     rows = layers.Reshape((height, width * channels))(image)  # (B, H, W * C)
-    h = layers.LSTM(units, return_sequences=True)(rows)  # (B, H, units)
+    h = layers.LSTM(units, return_sequences=True, dtype="float32")(rows)  # (B, H, units); cuDNN has no bfloat16 on JAX
     s = ops.matmul(h, ops.transpose(h, (0, 2, 1))) / math.sqrt(units)  # (B, H, H)
     r = ops.matmul(ops.softmax(s, axis=-1), h)  # (B, H, units)
     x = layers.GlobalAveragePooling1D()(r)  # (B, units)

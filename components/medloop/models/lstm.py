@@ -26,6 +26,6 @@ def build(
     height, width, channels = input_shape
     image = layers.Input(input_shape)
     rows = layers.Reshape((height, width * channels))(image)  # (B, H, W * C)
-    x = layers.LSTM(units, activation=activation)(rows)  # (B, units)
+    x = layers.LSTM(units, activation=activation, dtype="float32")(rows)  # (B, units); cuDNN's has no bfloat16 on JAX
     x = layers.Dropout(dropout)(x) if dropout else x
     return keras.Model(image, layers.Dense(outputs, dtype="float32")(x), name="lstm")

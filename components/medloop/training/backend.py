@@ -25,6 +25,7 @@ REMEDY = {
     "jax": "pip install jax",
     "torch": "pip install torch --index-url https://download.pytorch.org/whl/cpu",
 }
+DETERMINISTIC = "xla_gpu_deterministic_ops"  # else two runs of JAX on a GPU differ
 UNUSED = ("matplotlib", "sklearn", "pandas")  # optional for keras and TensorFlow, seconds to import
 
 
@@ -131,6 +132,8 @@ def _imported(name: str) -> Any:
     os.environ.setdefault("TF_NUM_INTEROP_THREADS", "1")  # a chain of small operations: more threads only wait
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    if DETERMINISTIC not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --{DETERMINISTIC}=true".strip()
     if "keras" in sys.modules:
         return sys.modules["keras"]
     with _hidden(*UNUSED, *_foreign(name)), _quiet():
