@@ -76,7 +76,10 @@ def test_a_host_that_cannot_be_reached(project, monkeypatch, capsys, command, ho
 @pytest.mark.parametrize(
     ("case", "command"),
     [  # a run is asked for by its id, whatever its namespace
-        (case, command) for case in CLOSED for command in COMMANDS if case != "unknown namespace" or command[-2:] != " r"
+        (case, command)
+        for case in CLOSED
+        for command in COMMANDS
+        if case != "unknown namespace" or command[-2:] != " r"
     ],
 )
 def test_a_caller_whom_it_does_not_let_in(description, project, monkeypatch, capsys, command, case):

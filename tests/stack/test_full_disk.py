@@ -12,7 +12,7 @@ from mlflow.entities import Metric
 
 from laptop import Laptop, folder
 from medloop.errors import Refused, Unreachable
-from medloop.stack import control
+from medloop.stack import control, process
 from medloop.tracking.connection import server
 
 MIB = 2**20
@@ -35,7 +35,7 @@ def disk() -> Iterator[Path]:
             yield path / "disk"
         finally:
             Laptop(path / "disk/stack").run("down")
-            subprocess.run(["umount", path / "disk"], check=True)
+            subprocess.run(["umount", "--lazy", path / "disk"], check=True)
 
 
 def fill(disk: Path) -> Path:
@@ -75,10 +75,11 @@ def laptop(disk, monkeypatch) -> Laptop:
     for name, value in laptop.env.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     return laptop
 
 
-def test_what_fills_up_while_it_runs_is_told_and_corrupts_nothing(laptop, disk, tmp_path):
+def test_what_fills_up_while_it_runs_is_told_and_corrupts_nothing(laptop, disk, tmp_path, monkeypatch):
     def dvc(*words: str) -> subprocess.CompletedProcess:
         return subprocess.run([sys.executable, "-m", "dvc", *words], cwd=tmp_path, capture_output=True, text=True)
 
@@ -110,17 +111,20 @@ def test_what_fills_up_while_it_runs_is_told_and_corrupts_nothing(laptop, disk, 
     assert told.stdout.splitlines()[-1] == f"disk      full: 0 MiB left, 256 wanted: free some space at {laptop.folder}"
     (tmp_path / "data/more.bin").write_bytes(os.urandom(4 * MIB))
     assert dvc("add", "-q", "data").returncode == 0
-    pushed = dvc("push", "-q")
+    pushed = dvc("push")
     assert pushed.returncode != 0
-    assert "files failed to upload" in pushed.stderr, pushed.stderr
+    assert "files failed to upload" in pushed.stderr
     with pytest.raises(Unreachable, match=r"tracking server http\S+ fails \(50\d\): its log says why, .*stack status`"):
         logged(range(100, 20_000))
 
-    assert laptop.run("down").returncode == 0
+    monkeypatch.setattr(process, "STOP_SECONDS", 5)
+    with pytest.raises(Refused, match=r"s3 does not stop within 5 s: .*; its disk is full: 0 MiB left, .*run it again"):
+        control.down(laptop.folder, lambda said: None)
     refused = laptop.run("up")
     assert (refused.returncode, refused.stdout) == (2, "")
     assert "is full: 0 MiB left" in refused.stderr
     filling.unlink()
+    assert laptop.run("down").returncode == 0
     laptop.up()
     steps = [each.step for each in MlflowClient().get_metric_history(run_id, "loss")]
     assert steps[:100] == list(range(100))

@@ -78,7 +78,7 @@ def down(folder: Path, say: Say) -> None:
     """Stop the stack in `folder`; its data stay.
 
     Raises:
-        Refused: there is no stack, or a part does not stop.
+        Refused: there is no stack, or a part does not stop, as SeaweedFS does not while it cannot write what it holds.
     """
     settings = read(folder)
     with _alone(folder):
@@ -151,7 +151,12 @@ def _same_where_running(ports: Mapping[str, int], folder: Path) -> None:
 
 
 def _stopped(settings: Settings, part: Part, say: Say) -> bool:
-    if not (there := _process(settings, part).stop(part.stop)):
+    try:
+        there = _process(settings, part).stop(part.stop)
+    except Refused as error:
+        full = _full(settings.folder)
+        raise Refused(f"{error}; its disk is {full}, and run it again" if full else str(error)) from None
+    if not there:
         return False
     say(_line(part, "stopped"))
     return there
