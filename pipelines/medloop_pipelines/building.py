@@ -148,8 +148,8 @@ def _ask(command: list[str], remote: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise Refused(
-            f"{command[0]} could not push {remote}: {done.stderr.strip().splitlines()[-1]}; check the registry's address, "
-            f"and that `{command[0]} login` has let you in"
+            f"{command[0]} could not push {remote}: {done.stderr.strip().splitlines()[-1]}; check the registry's "
+            f"address, and that `{command[0]} login` has let you in"
         )
     return done.stdout
 

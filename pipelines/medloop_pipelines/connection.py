@@ -207,8 +207,8 @@ def _silence(to: Connection, error: Exception) -> Unreachable:
             "nothing was sent"
         )
     return Unreachable(
-        f"Kubeflow at {to.host} does not answer ({type(reason).__name__}): check --host (MEDLOOP_KFP_HOST), and that this "
-        "machine reaches it; nothing was changed"
+        f"Kubeflow at {to.host} does not answer ({type(reason).__name__}): check --host (MEDLOOP_KFP_HOST), and that "
+        "this machine reaches it; nothing was changed"
     )
 
 

@@ -14,10 +14,11 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "infra/docker")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "infra/docker"))
 
-import kfp_loses_exit_codes
+from kfp_loses_exit_codes import count
+
 import wards
 from medloop_pipelines import building, containers
 
@@ -30,9 +31,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         overhead(Path(folder))
     image = building.reference("light")
-    theirs = kfp_loses_exit_codes.count(image, FAILURES)
+    theirs = count(image, FAILURES)
     with tempfile.TemporaryDirectory() as folder, containers.reliable([image], Path(folder)):
-        ours = kfp_loses_exit_codes.count(image, FAILURES)
+        ours = count(image, FAILURES)
     print(f"a failing step, seen as one: this runner {FAILURES - ours} of {FAILURES}, kfp's {FAILURES - theirs}")
 
 
@@ -54,8 +55,8 @@ def overhead(folder: Path) -> None:
     pairs = zip(*seconds.values(), strict=True)
     more = statistics.median((docker - process) / len(STEPS) for process, docker in pairs)
     print(
-        f"{len(STEPS)} steps, {ROUNDS} runs each way in turn: processes {processes:.1f} s, containers {contained:.1f} s, "
-        f"{contained / processes:.2f}x; a step in a container takes {more:+.2f} s longer, the look into both images "
+        f"{len(STEPS)} steps, {ROUNDS} runs each way in turn: processes {processes:.1f} s, containers {contained:.1f} "
+        f"s, {contained / processes:.2f}x; a step in a container takes {more:+.2f} s longer, the look into both images "
         "before the first step included",
         flush=True,
     )

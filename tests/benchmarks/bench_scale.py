@@ -5,6 +5,7 @@
 Seconds of CPU, of children too, do not depend on what else the machine does; S3 and DVC are told in seconds that pass.
 """
 
+import hashlib
 import os
 import resource
 import subprocess
@@ -12,19 +13,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import bench_decode
 import cv2
 import numpy as np
 import pandas as pd
 
-import bench_decode
 import weed
-from medloop import leaks, manifest, params
+from medloop import leaks, manifest, packing, params, privacy, reading
 from medloop.fetching.data import fetched
+from medloop.sources import dicom
 from medloop.stages import preprocess
 
 DICOM, SIDE = 400, 512
@@ -66,23 +68,27 @@ def spent(seconds: Callable[[], float]) -> Iterator[list[float]]:
 
 
 def decoding(folder: Path) -> None:
+    """In this process alone: those that `ingest` starts are not waited for, and their seconds are not known."""
+    pseudonyms = privacy.Pseudonyms.load()
     for name, syntax in bench_decode.SYNTAXES.items():
         root = bench_decode.make(folder / name, DICOM, SIDE, syntax)
         kilobytes = sum(path.stat().st_size for path in root.glob("*.dcm")) / DICOM / 1000
-        (folder / f"packed {name}").mkdir()
-        before = resource.getrusage(resource.RUSAGE_SELF)
-        with spent(cpu) as seconds:
-            command = [sys.executable, bench_decode.__file__, "--once", "product", root, folder / f"packed {name}"]
-            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        none = [sys.executable, bench_decode.__file__, "--help"]
-        with spent(cpu) as imports:
-            subprocess.run(none, check=True, stdout=subprocess.DEVNULL)
-        assert resource.getrusage(resource.RUSAGE_SELF).ru_utime - before.ru_utime < 5
-        rate = DICOM / (seconds[0] - imports[0])
-        print(
-            f"ingest {SIDE}x{SIDE}, 16 bits, {name}: {rate:.0f} images a core-second; a file {kilobytes:.0f} kB",
-            flush=True,
-        )
+        writer = manifest.ShardWriter(folder / f"packed {name}")
+        with spent(cpu) as seconds, closing(writer):
+            for item in dicom.items(root, dicom.Options(), seed=0):
+                for digested in reading._read(item).samples:
+                    packing._row(digested, "dicom", pseudonyms)
+                    writer.add(digested.sample.pixels)
+        rate = DICOM / seconds[0]
+        say(f"ingest {SIDE}x{SIDE}, 16 bits, {name}: {rate:.0f} images a core-second; a file {kilobytes:.0f} kB")
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def pseudonym(number: int) -> str:
+    return hashlib.sha256(b"a%d" % number).hexdigest()[:16]
 
 
 def table(count: int, side: int, writer: manifest.ShardWriter, bits: int) -> pd.DataFrame:
@@ -97,9 +103,9 @@ def table(count: int, side: int, writer: manifest.ShardWriter, bits: int) -> pd.
         split = ("test", "test", "val", *["train"] * 7)[number % 10]
         rows.append(
             {
-                "sample_id": f"{number:016x}",
-                "patient_id": f"{number // 2:016x}",
-                "study_id": f"{number:016x}",
+                "sample_id": pseudonym(number),
+                "patient_id": pseudonym(number // 2),
+                "study_id": pseudonym(number),
                 "source": "dicom",
                 "site": None,
                 "sex": "FM"[number % 2],
@@ -107,7 +113,7 @@ def table(count: int, side: int, writer: manifest.ShardWriter, bits: int) -> pd.
                 "modality": "DX",
                 "label": "ab"[number % 2],
                 "split": split,
-                "content_sha256": f"{rng.integers(2**63):064x}",
+                "content_sha256": hashlib.sha256(b"%d" % number).hexdigest(),
                 "perceptual_hash": int(rng.integers(2**63)),
                 "height_px": side,
                 "width_px": side,
@@ -130,10 +136,8 @@ def preprocessing(folder: Path) -> None:
     with spent(cpu) as seconds:
         blocks = list(preprocess._fitted(rows, pixels, params.Preprocess()))
     size = sum(block.nbytes for block in blocks) / DICOM
-    print(
-        f"preprocess {SIDE}x{SIDE} to 64x64: {DICOM / seconds[0]:.0f} images a core-second; an array {size:.0f} bytes",
-        flush=True,
-    )
+    rate = DICOM / seconds[0]
+    say(f"preprocess {SIDE}x{SIDE} to 64x64: {rate:.0f} images a core-second; an array {size:.0f} bytes")
 
 
 def comparing(folder: Path) -> None:
@@ -142,15 +146,14 @@ def comparing(folder: Path) -> None:
         rows = table(count, COMPARED_PX, manifest.ShardWriter(samples), 8)
         if count == COUNTS[-1]:
             manifest.write(rows, manifest.Facts(classes=("a", "b"), source="dicom"), samples)
-            print(f"manifest: {(samples / 'manifest.parquet').stat().st_size / count:.0f} bytes a row")
+            say(f"manifest: {(samples / 'manifest.parquet').stat().st_size / count:.0f} bytes a row")
         with spent(cpu) as seconds:
             found = leaks.find(rows, manifest.Pixels(samples), params.LeakThresholds())
         sizes = rows["split"].value_counts()
         pairs = sizes["test"] * (sizes["val"] + sizes["train"]) + sizes["val"] * sizes["train"]
-        print(
+        say(
             f"leak search, {count:,} images of {COMPARED_PX}x{COMPARED_PX}: {seconds[0]:.1f} core-seconds, "
             f"{pairs / seconds[0] / 1e6:.2f} million pairs a core-second, {len(found)} found",
-            flush=True,
         )
 
 
@@ -162,7 +165,7 @@ def fetching(folder: Path) -> None:
     megabytes = sum(path.stat().st_size for path in files) / 1e6
     with spent(time.perf_counter) as seconds, fetched(params.Ingest(source="dicom", root="s3://scale/wards")):
         pass
-    print(f"fetch from S3: {len(files) / seconds[0]:.0f} files a second, {megabytes / seconds[0]:.0f} MB/s", flush=True)
+    say(f"fetch from S3: {len(files) / seconds[0]:.0f} files a second, {megabytes / seconds[0]:.0f} MB/s")
 
 
 def pushing(folder: Path) -> None:
@@ -182,7 +185,7 @@ def pushing(folder: Path) -> None:
     for words in (("add", "-q", "data"), ("push", "-q")):
         with spent(time.perf_counter) as seconds:
             dvc(*words)
-        print(f"dvc {words[0]} of {SHARDS} packed shards: {megabytes / seconds[0]:.0f} MB/s", flush=True)
+        say(f"dvc {words[0]} of {SHARDS} packed shards: {megabytes / seconds[0]:.0f} MB/s")
 
 
 def training() -> None:
@@ -198,7 +201,7 @@ def training() -> None:
     network.fit(images[:256], wanted[:256], batch_size=32, verbose=0)
     with spent(cpu) as seconds:
         network.fit(images, wanted, batch_size=32, verbose=0)
-    print(f"train cnn at 64x64: {TRAINED / seconds[0]:.0f} images a core-second")
+    say(f"train cnn at 64x64: {TRAINED / seconds[0]:.0f} images a core-second")
 
 
 if __name__ == "__main__":

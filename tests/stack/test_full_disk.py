@@ -117,8 +117,8 @@ def test_what_fills_up_while_it_runs_is_told_and_corrupts_nothing(laptop, disk, 
     with pytest.raises(Unreachable, match=r"tracking server http\S+ fails \(50\d\): its log says why, .*stack status`"):
         logged(range(100, 20_000))
 
-    monkeypatch.setattr(process, "STOP_SECONDS", 5)
-    with pytest.raises(Refused, match=r"s3 does not stop within 5 s: .*; its disk is full: 0 MiB left, .*run it again"):
+    monkeypatch.setattr(process, "STOP_SECONDS", 15)
+    with pytest.raises(Refused, match=r" does not stop within 15 s: .*; its disk is full: 0 MiB left, .*run it again"):
         control.down(laptop.folder, lambda said: None)
     refused = laptop.run("up")
     assert (refused.returncode, refused.stdout) == (2, "")
