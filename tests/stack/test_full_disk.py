@@ -120,9 +120,11 @@ def test_what_fills_up_while_it_runs_is_told_and_corrupts_nothing(laptop, disk, 
     monkeypatch.setattr(process, "STOP_SECONDS", 15)
     with pytest.raises(Refused, match=r" does not stop within 15 s: .*; its disk is full: 0 MiB left, .*run it again"):
         control.down(laptop.folder, lambda said: None)
+    before = (laptop.folder / "stack.env").read_bytes()
     refused = laptop.run("up")
     assert (refused.returncode, refused.stdout) == (2, "")
-    assert "is full: 0 MiB left" in refused.stderr
+    assert "cannot be written: No space left on device; free some space there, or give" in refused.stderr
+    assert (laptop.folder / "stack.env").read_bytes() == before
     filling.unlink()
     assert laptop.run("down").returncode == 0
     laptop.up()
