@@ -78,7 +78,7 @@ def down(folder: Path, say: Say) -> None:
     """Stop the stack in `folder`; its data stay.
 
     Raises:
-        Refused: there is no stack, or a part does not stop, as SeaweedFS does not while it cannot write what it holds.
+        Refused: there is no stack, or a part cannot be stopped.
     """
     settings = read(folder)
     with _alone(folder):
@@ -151,15 +151,10 @@ def _same_where_running(ports: Mapping[str, int], folder: Path) -> None:
 
 
 def _stopped(settings: Settings, part: Part, say: Say) -> bool:
-    try:
-        there = _process(settings, part).stop(part.stop)
-    except Refused as error:
-        full = _full(settings.folder)
-        raise Refused(f"{error}; its disk is {full}, and run it again" if full else str(error)) from None
-    if not there:
+    if (ended := _process(settings, part).stop(part.stop)) is None:
         return False
-    say(_line(part, "stopped"))
-    return there
+    say(_line(part, ended))
+    return True
 
 
 def _state(settings: Settings, part: Part) -> str:
