@@ -3,8 +3,8 @@
     python tests/benchmarks/bench_containers.py
 
 Needs a container engine and the images that `.ci/containers` builds. The two runners take turns on the same data: 80
-small images, one architecture, one epoch, so that what is measured is hardly any work. Both runners of containers, this
-one and kfp's, then run a step that always fails, 40 times each.
+small images, one architecture, one epoch, so that what is measured is hardly any work. Before, both runners of
+containers, this one and kfp's, run a step that always fails, 40 times each.
 """
 
 import json
@@ -28,13 +28,14 @@ ONE = ("--set", "train.architectures=[cnn]")
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        overhead(Path(folder))
     image = building.reference("light")
     theirs = count(image, FAILURES)
     with tempfile.TemporaryDirectory() as folder, containers.reliable([image], Path(folder)):
         ours = count(image, FAILURES)
-    print(f"a failing step, seen as one: this runner {FAILURES - ours} of {FAILURES}, kfp's {FAILURES - theirs}")
+    seen = f"this runner {FAILURES - ours} of {FAILURES}, kfp's {FAILURES - theirs}"
+    print(f"a failing step, seen as one: {seen}", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        overhead(Path(folder))
 
 
 def overhead(folder: Path) -> None:
@@ -51,6 +52,7 @@ def overhead(folder: Path) -> None:
             assert {path.name for path in run.iterdir()} == set(STEPS), "a step is missing"
             digest = json.loads((run / "ingest/samples/lineage.json").read_text()).get("image_digest")
             assert bool(digest) == (runner == "docker"), "a step ran elsewhere"
+            print(f"  {runner} {found[-1]:.1f} s", flush=True)
     processes, contained = (statistics.median(found) for found in seconds.values())
     pairs = zip(*seconds.values(), strict=True)
     more = statistics.median((docker - process) / len(STEPS) for process, docker in pairs)
