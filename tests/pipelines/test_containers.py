@@ -240,7 +240,9 @@ def other_version():
     ENGINE.images.remove("medloop-other:9")
 
 
-def test_what_cannot_run_is_refused_by_the_command_before_the_first_step(project, other_version, tmp_path):
+def test_what_cannot_run_is_refused_by_the_command_before_the_first_step(other_version, tmp_path):
+    project = wards.project(tmp_path)
+
     def refusal(stage, image, **env):
         env[f"MEDLOOP_IMAGE_{stage.upper()}"] = image
         command = ("medloop", "pipeline", "run", "--runner", "docker", "--root", str(tmp_path / "run"))
