@@ -153,7 +153,7 @@ def test_the_image_of_the_stack_runs_its_servers_and_backs_them_up_as_the_cluste
     assert "restored in" in said
 
 
-def wait_for(condition, container, seconds=90):
+def wait_for(condition, container, seconds=240):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         with suppress(OSError):
