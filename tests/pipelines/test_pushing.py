@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -78,11 +79,11 @@ def unencrypted(registry, tmp_path) -> dict[str, str]:
 
 
 @pytest.fixture
-def elsewhere(engine, tmp_path) -> Iterator[list[str]]:
+def elsewhere(engine) -> Iterator[list[str]]:
     """The engine with a storage of its own, into which it must fetch all; docker has but one."""
-    own = [f"--root={tmp_path}/storage", f"--runroot={tmp_path}/run", "--storage-driver=vfs"]
-    yield [engine, *(own if engine != "docker" else [])]
-    shutil.rmtree(tmp_path / "storage", ignore_errors=True)
+    with tempfile.TemporaryDirectory() as folder:  # podman takes no longer path than 50 letters
+        own = [f"--root={folder}/storage", f"--runroot={folder}/run", "--storage-driver=vfs"]
+        yield [engine, *(own if engine != "docker" else [])]
 
 
 def test_what_push_prints_is_what_a_registry_gives(engine, registry, unencrypted, elsewhere):
