@@ -208,6 +208,7 @@ def test_a_cluster_s_key_state_and_secrets_reach_every_step(tmp_path):
             "MLFLOW_TRACKING_URI": "https://mlflow.example.org",
             "MEDLOOP_KEY_FILE": "/var/run/medloop/pseudonym.key",
             "MEDLOOP_STATE": "/var/lib/medloop",
+            kubeflow.VERSION: __version__,
         }
 
 
