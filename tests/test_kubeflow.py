@@ -7,7 +7,7 @@ from kfp.dsl import ClassificationMetrics, Metrics, Model
 from sklearn.metrics import confusion_matrix, roc_auc_score
 
 import toy_loop
-from medloop import kubeflow, params
+from medloop import __version__, kubeflow, params
 from medloop.errors import Conflict, Refused
 
 
@@ -73,6 +73,19 @@ def test_a_refusal_ends_a_step_with_its_message_and_code(capsys, error, code):
         raise error
     assert ended.value.code == code
     assert capsys.readouterr().err == f"medloop: {error}\n"
+
+
+def test_a_step_in_an_image_of_another_medloop_is_refused_with_both_versions(capsys, monkeypatch):
+    monkeypatch.setenv(kubeflow.VERSION, "9.9.9")
+    with pytest.raises(SystemExit) as ended, kubeflow.step("ingest"):
+        pytest.fail("the stage began")
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.startswith(
+        f"medloop: this image holds medloop {__version__}, the pipeline was compiled by medloop 9.9.9: name images of"
+    )
+    monkeypatch.setenv(kubeflow.VERSION, __version__)
+    with kubeflow.step("ingest"):
+        pass
 
 
 def test_an_unforeseen_error_ends_a_step_without_its_text(capsys):

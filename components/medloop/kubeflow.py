@@ -1,6 +1,7 @@
 """What a Kubeflow step adds to a stage: a readable failure, and what the KFP UI shows of the outputs."""
 
 import json
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping
@@ -8,9 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medloop import failures, provenance
+from medloop import __version__, failures, provenance
 from medloop.errors import Refused
 
+VERSION = "MEDLOOP_PIPELINE_VERSION"  # of the medloop that compiled the pipeline; a step's image may hold another
 ROC_POINTS = 200  # the UI draws each of them, and KFP keeps them as metadata
 
 
@@ -21,6 +23,7 @@ def step(name: str) -> Iterator[None]:
     The message is left for the step that notifies, under the step's `name`.
     """
     try:
+        _check_version()
         yield
         failures.withdraw(name)
     except Refused as error:
@@ -32,6 +35,16 @@ def step(name: str) -> Iterator[None]:
         failures.leave(name, f"unexpected {type(error).__name__} in {where}")
         print(f"medloop: unexpected {type(error).__name__} in {where}", file=sys.stderr)  # noqa: T201
         sys.exit(1)
+
+
+def _check_version() -> None:
+    """Refuse to run in an image of another medloop than the one that compiled the pipeline."""
+    compiled = os.environ.get(VERSION) or __version__
+    if compiled != __version__:
+        raise Refused(
+            f"this image holds medloop {__version__}, the pipeline was compiled by medloop {compiled}: name images of "
+            f"{compiled} under pipeline.images, or compile and submit it with medloop {__version__}"
+        )
 
 
 def describe(artifact: Any, **facts: str) -> None:

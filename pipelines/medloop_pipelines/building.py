@@ -87,6 +87,7 @@ def build(
     with TemporaryDirectory() as folder:
         _fill(Path(folder), train_lock)
         command = [engine, "build", "--network", "host", "--target", target, "--tag", reference(target)]
+        command += ["--format", "docker"] if engine != "docker" else []  # OCI's own format knows no health check
         for name, value in arguments.items():
             command += ["--build-arg", f"{name}={value}"] if value else []
         if subprocess.run([*command, folder], check=False).returncode:
@@ -126,19 +127,31 @@ def push(target: str, registry: str, *, engine: str) -> str:
     """
     if inspect(target, engine=engine) is None:
         raise Refused(f"there is no image {reference(target)}: build it first (`medloop images build {target}`)")
-    remote = f"{registry.rstrip('/')}/{reference(target)}"
+    local, remote = reference(target), f"{registry.rstrip('/')}/{reference(target)}"
     with TemporaryDirectory() as folder:
         written = Path(folder) / "digest"
-        steps = [[engine, "tag", reference(target), remote]]
-        steps.append(
-            [engine, "push", remote] if engine == "docker" else [engine, "push", "--digestfile", str(written), remote]
-        )
-        for step in steps:
-            done = subprocess.run(step, capture_output=True, text=True, check=False)
-            if done.returncode:
-                raise Refused(f"{engine} could not push {remote}: {done.stderr.strip().splitlines()[-1]}")
-        printed = done.stdout.partition("digest: ")[2] if engine == "docker" else written.read_text()
+        if engine == "docker":
+            _ask([engine, "tag", local, remote], remote)
+            try:
+                printed = _ask([engine, "push", remote], remote).partition("digest: ")[2]
+            except Refused:
+                subprocess.run([engine, "rmi", "--no-prune", remote], capture_output=True, check=False)
+                raise
+        else:
+            _ask([engine, "push", "--digestfile", str(written), local, f"docker://{remote}"], remote)
+            printed = written.read_text()
     return f"{remote.rpartition(':')[0]}@{printed.split()[0]}"
+
+
+def _ask(command: list[str], remote: str) -> str:
+    """Return what a command of the engine prints; raise Refused with its last line where it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise Refused(
+            f"{command[0]} could not push {remote}: {done.stderr.strip().splitlines()[-1]}; check the registry's "
+            f"address, and that `{command[0]} login` has let you in"
+        )
+    return done.stdout
 
 
 def _fill(context: Path, train_lock: str) -> None:

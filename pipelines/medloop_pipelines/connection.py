@@ -156,8 +156,15 @@ def _refusal(to: Connection, error: kfp_server_api.ApiException) -> Refused:
     if error.status == HTTPStatus.UNAUTHORIZED:
         return Refused(f"Kubeflow at {to.host} does not let this caller in (401): {_credentials(to)}")
     if error.status == HTTPStatus.FORBIDDEN:
-        where = f"namespace {to.namespace!r} is unknown, or closed to this caller" if to.namespace else _said(error)
-        return Refused(f"Kubeflow at {to.host} refused (403): {where}; nothing was changed")
+        if not to.namespace:
+            return Refused(f"Kubeflow at {to.host} refused (403): {_said(error)}; nothing was changed")
+        return Refused(
+            f"Kubeflow at {to.host} refused (403): namespace {to.namespace!r} is unknown, or closed to this caller: "
+            "give another --namespace, or ask its owner to let this caller in; nothing was changed"
+        )
+    if error.status == HTTPStatus.NOT_FOUND:
+        known = "`medloop pipeline status` and `medloop schedule list` say what is there"
+        return Refused(f"Kubeflow at {to.host} refused: 404 {_said(error)}; {known}")
     return Refused(f"Kubeflow at {to.host} refused: {error.status} {_said(error)}")
 
 
@@ -169,7 +176,7 @@ def _credentials(to: Connection) -> str:
     expired = _expiry(bearer)
     if expired and expired <= datetime.now(UTC):
         return f"the token expired at {expired:%Y-%m-%d %H:%M:%S} UTC; fetch a new one"
-    return "the token is not accepted; is it for this Kubeflow?"
+    return "the token is not accepted: give one for this Kubeflow, by --token-file or MEDLOOP_KFP_TOKEN"
 
 
 def _expiry(token: str) -> datetime | None:
@@ -199,7 +206,10 @@ def _silence(to: Connection, error: Exception) -> Unreachable:
             f"the certificate of {to.host} is not trusted here: give its authority's bundle as --ca-cert; "
             "nothing was sent"
         )
-    return Unreachable(f"Kubeflow at {to.host} does not answer ({type(reason).__name__}); nothing was changed")
+    return Unreachable(
+        f"Kubeflow at {to.host} does not answer ({type(reason).__name__}): check --host (MEDLOOP_KFP_HOST), and that "
+        "this machine reaches it; nothing was changed"
+    )
 
 
 def _check_secrecy(to: Connection) -> None:

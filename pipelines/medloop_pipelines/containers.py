@@ -108,7 +108,8 @@ def _check(client: Any, image: str, version: str) -> None:
         said = asked.logs(stdout=False).decode().strip().splitlines()
     finally:
         asked.remove(force=True)
+    remedy = f"build it again from medloop {version} (`medloop images build`), or name another under pipeline.images"
     if code:
-        raise Refused(f"image {image} cannot run a step ({said[-1] if said else code}): build it from {version}")
+        raise Refused(f"image {image} cannot run a step ({said[-1] if said else f'exit code {code}'}): {remedy}")
     if printed != version:
-        raise Refused(f"image {image} holds medloop {printed}, this is medloop {version}: build it again")
+        raise Refused(f"image {image} holds medloop {printed}, this is medloop {version}: {remedy}")

@@ -6,7 +6,7 @@ from typing import Any
 
 from kfp import dsl, kubernetes
 
-from medloop import components, evidence, provenance, workspace
+from medloop import __version__, components, evidence, kubeflow, provenance, workspace
 from medloop.errors import Refused
 from medloop.fetching import data
 from medloop.notify import VARIABLES
@@ -112,6 +112,7 @@ def _task(stage: Stage, params: Params, section: Section | None = None, **inputs
 
 def _dressed(task: dsl.PipelineTask, image: str, params: Params) -> dsl.PipelineTask:
     task.set_container_image(image)
+    task.set_env_variable(kubeflow.VERSION, __version__)
     if digest := images.digest(image):
         task.set_env_variable("MEDLOOP_IMAGE_DIGEST", digest)
     else:  # KFP's cache goes by the name of the image, and a tag may have moved

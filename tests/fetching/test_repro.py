@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,29 @@ def test_the_command_says_what_is_wrong_with_a_bucket_before_dvc_does(project):
     assert project.contents() == before
 
 
+SLOW_CLOCK = """
+import datetime
+import botocore.auth
+now = botocore.auth.get_current_datetime
+botocore.auth.get_current_datetime = lambda *asked, **how: now(*asked, **how) - datetime.timedelta(hours=2)
+from medloop.cli import main
+main()
+"""
+
+
+@pytest.mark.parametrize("command", ["ingest", "repro"])
+def test_the_command_says_that_the_clock_is_wrong(project, command):
+    write_params(project, root="s3://scans/wards")
+    before = project.contents()
+    said = project.run(sys.executable, "-c", SLOW_CLOCK, command, fails=True)
+    assert project.returncode == 2
+    [line] = [line for line in said.splitlines() if line.startswith("medloop: ")]
+    assert line.startswith("medloop: s3://scans/wards: http://127.0.0.1:")
+    assert "refused the request since its clock and this machine's differ (RequestTimeTooSkewed): set the clock" in line
+    assert "Traceback" not in said
+    assert project.contents() == before
+
+
 def test_a_revision_of_a_dvc_project_runs_ingest_when_it_is_changed(project, server, tmp_path):
     """The remote of the project is S3; the same files give the same hash as in the bucket and as DVC has it."""
     other = Project.__new__(Project)
@@ -103,6 +127,23 @@ def test_a_revision_of_a_dvc_project_runs_ingest_when_it_is_changed(project, ser
         assert found[-1] == f"md5:{listed}"
     assert found[0] != found[1]
     assert "Data and pipelines are up to date" in project.run("dvc", "repro", "ingest")
+    write_params(project, dvc={"repo": f"file://{other.folder}", "path": "wards", "rev": "v1"})
+    git(other.folder, "checkout", "-q", "v2")
+    (tree / "labels.csv").write_text("path,label\n")
+    other.run("dvc", "add", "-q", "wards")
+    git(other.folder, "commit", "-qam", "v3")
+    git(other.folder, "tag", "v3")  # and nobody pushes
+    before = project.contents()
+    for rev, message in (
+        ("v3", f"the DVC remote of file://{other.folder} lacks the data of wards at v3 of file://{other.folder}, or "),
+        ("v4", f"file://{other.folder} has no revision v4; check ingest.dvc.rev"),
+    ):
+        write_params(project, dvc={"repo": f"file://{other.folder}", "path": "wards", "rev": rev})
+        said = project.run("medloop", "ingest", fails=True)
+        assert project.returncode == 2
+        assert f"medloop: {message}" in said
+        assert "Traceback" not in said
+        assert project.contents() == before
     write_params(project, dvc={"repo": f"file://{other.folder}", "path": "wards", "rev": "v1"})
     fresh = {"MEDLOOP_STATE": str(tmp_path / "state")}
     for wrong in ({"AWS_SECRET_ACCESS_KEY": "wrong"}, {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}):

@@ -19,8 +19,7 @@ from kfp import dsl, local
 import support
 import toy_registry
 import wards
-from medloop import provenance
-from medloop.errors import Refused, Unreachable
+from medloop import kubeflow, provenance
 from medloop.operations.scoring import encoded
 from medloop.tracking import packaging
 from medloop_pipelines import building, containers
@@ -154,7 +153,7 @@ def test_the_image_of_the_stack_runs_its_servers_and_backs_them_up_as_the_cluste
     assert "restored in" in said
 
 
-def wait_for(condition, container, seconds=90):
+def wait_for(condition, container, seconds=240):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         with suppress(OSError):
@@ -230,21 +229,62 @@ def test_forty_steps_that_fail_are_forty_failures(tmp_path, monkeypatch):
     assert not [each for each in ENGINE.containers.list(all=True) if image in each.image.tags]
 
 
-def test_what_cannot_run_is_refused_by_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-    def refusal(image):
-        with pytest.raises(Refused) as refused, containers.reliable([image], tmp_path):
-            pass
-        return str(refused.value)
-
-    assert "there is no image medloop-none:1 here: build it" in refusal("medloop-none:1")
-    assert "No module named 'kfp'" in refusal(building.reference("serve"))
+@pytest.fixture(scope="module")
+def other_version():
+    """An image like `light`, of another medloop."""
     changed = "sed -i s/0.1.0/9.9.9/ /opt/medloop/lib/python3*/site-packages/medloop/__init__.py"
     file = f"FROM {building.reference('light')}\nUSER root\nRUN {changed}"
     command = ["docker", "build", "--quiet", "--tag", "medloop-other:9", "-"]
     subprocess.run(command, input=file, text=True, check=True, capture_output=True)
-    assert f"holds medloop 9.9.9, this is medloop {building.__version__}" in refusal("medloop-other:9")
-    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nobody.sock")
-    with pytest.raises(Unreachable, match="no container engine answers at unix://"), containers.reliable([], tmp_path):
-        pass
+    yield "medloop-other:9"
+    ENGINE.images.remove("medloop-other:9")
+
+
+def test_what_cannot_run_is_refused_by_the_command_before_the_first_step(other_version, tmp_path):
+    project = wards.project(tmp_path)
+
+    def refusal(stage, image, **env):
+        env[f"MEDLOOP_IMAGE_{stage.upper()}"] = image
+        command = ("medloop", "pipeline", "run", "--runner", "docker", "--root", str(tmp_path / "run"))
+        said = project.run(*command, fails=True, **env)
+        assert {path.name for path in (tmp_path / "run").rglob("*")} == {"pipeline.yaml"}, "a step began"
+        [line] = [line for line in said.splitlines() if line.startswith("medloop: ")]
+        assert "Traceback" not in said
+        return project.returncode, line.removeprefix("medloop: ")
+
+    ours = building.__version__
+    remedy = f"build it again from medloop {ours} (`medloop images build`), or name another under pipeline.images"
+    without_kfp = building.reference("serve")
+    assert refusal("ingest", "medloop-none:1") == (
+        2,
+        "there is no image medloop-none:1 here: build it (`medloop images build`), or pull it",
+    )
+    assert refusal("train", without_kfp) == (
+        2,
+        f"image {without_kfp} cannot run a step (ModuleNotFoundError: No module named 'kfp'): {remedy}",
+    )
+    assert refusal("validate", other_version) == (
+        2,
+        f"image {other_version} holds medloop 9.9.9, this is medloop {ours}: {remedy}",
+    )
+    code, said = refusal("ingest", "medloop-none:1", DOCKER_HOST=f"unix://{tmp_path}/nobody.sock")
+    assert (code, said.partition(" (")[0]) == (4, f"no container engine answers at unix://{tmp_path}/nobody.sock")
+
+
+def test_a_step_finds_out_itself_that_its_image_is_another_medloop(other_version):
+    """On a cluster nobody looks into the images before the first step."""
+    step = "from medloop import kubeflow\nwith kubeflow.step('ingest'): print('began')"
+    container = ENGINE.containers.run(
+        other_version,
+        ["python3", "-c", step],
+        environment={kubeflow.VERSION: building.__version__},
+        read_only=True,
+        detach=True,
+    )
+    try:
+        assert container.wait()["StatusCode"] == 2
+        said = container.logs().decode()
+    finally:
+        container.remove(force=True)
+    assert f"this image holds medloop 9.9.9, the pipeline was compiled by medloop {building.__version__}" in said
+    assert "began" not in said

@@ -7,7 +7,7 @@ from google.protobuf import json_format
 from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 
 import medloop_pipelines
-from medloop import params
+from medloop import __version__, kubeflow, params
 from medloop.errors import Refused
 
 ARCHITECTURES = ("cnn", "lstm", "attention")
@@ -208,6 +208,7 @@ def test_a_cluster_s_key_state_and_secrets_reach_every_step(tmp_path):
             "MLFLOW_TRACKING_URI": "https://mlflow.example.org",
             "MEDLOOP_KEY_FILE": "/var/run/medloop/pseudonym.key",
             "MEDLOOP_STATE": "/var/lib/medloop",
+            kubeflow.VERSION: __version__,
         }
 
 
@@ -313,6 +314,17 @@ def test_the_id_of_the_run_and_the_commit_go_to_register_alone(tmp_path, monkeyp
 def test_a_pinned_image_tells_its_digest_to_the_step(tmp_path):
     pinned = "registry/train@sha256:" + "ab" * 32
     spec, _ = compiled(tmp_path, pipeline={"images": {"train": pinned}})
-    found = {name: container(spec, task).get("env") for name, task in tasks(spec).items()}
-    assert found["train-cnn"] == [{"name": "MEDLOOP_IMAGE_DIGEST", "value": "sha256:" + "ab" * 32}]
-    assert found["ingest"] is None
+    environments = {name: container(spec, task)["env"] for name, task in tasks(spec).items()}
+    found = {name: {each["name"]: each["value"] for each in env} for name, env in environments.items()}
+    assert found["train-cnn"]["MEDLOOP_IMAGE_DIGEST"] == "sha256:" + "ab" * 32
+    assert "MEDLOOP_IMAGE_DIGEST" not in found["ingest"]
+
+
+def test_every_step_knows_which_medloop_compiled_it(tmp_path):
+    sections = {"promote": {"automatic": True}, "pipeline": {"notify": {"channels": ["webhook"]}}}
+    path = tmp_path / "pipeline.yaml"
+    medloop_pipelines.compile(params.check({"schema_version": 1, **sections}, where="test"), path, scheduled=True)
+    executors = next(yaml.safe_load_all(path.read_text()))["deploymentSpec"]["executors"]
+    assert {"exec-promote", "exec-notify", "exec-train"} <= set(executors)
+    for name, executor in executors.items():
+        assert {"name": kubeflow.VERSION, "value": __version__} in executor["container"]["env"], name

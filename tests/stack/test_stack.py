@@ -27,7 +27,7 @@ from medloop import lease, params
 from medloop.errors import Refused
 from medloop.operations.promote import promote
 from medloop.operations.rollback import rollback
-from medloop.stack import postgres, settings
+from medloop.stack import postgres, process, settings
 from medloop.tracking import registry
 from medloop.tracking.connection import server
 from toy_registry import Toy, registered
@@ -185,6 +185,18 @@ def test_nothing_is_stopped_that_the_stack_did_not_start(tmp_path):
     finally:
         stranger.kill()
         stranger.wait()
+
+
+def test_what_does_not_end_when_it_is_asked_to_is_killed_in_the_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "STOP_SECONDS", 1)
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"
+    part = process.Process(tmp_path, "deaf")
+    part.start([sys.executable, "-c", deaf], {}, tmp_path)
+    while "up" not in part.log.read_text():
+        assert part.alive()
+    assert part.stop(signal.SIGTERM) == "killed: it did not stop within 1 s"
+    assert not part.alive()
+    assert part.stop(signal.SIGTERM) is None
 
 
 def test_a_port_that_is_taken_is_named_with_the_remedy(tmp_path):

@@ -1,6 +1,7 @@
 """`medloop stack up | status | down`."""
 
 import fcntl
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from medloop.stack.process import Process
 from medloop.stack.settings import FILE, LOCK, Settings, free_port, open_folder, read, settle, taken, writable
 
 READY_SECONDS = 300.0  # a fresh MLflow makes its tables, which took up to 64 s on two cores
+LEAST_MIB = 256  # on the disk of a stack: a fresh one takes 50, and SeaweedFS takes nothing below one percent
 RELEASE_SECONDS = 2.0  # that the kernel may take to free the port of a server that was killed
 PROGRESS_SECONDS = 5.0
 POLL_SECONDS = 0.2
@@ -29,8 +31,8 @@ def up(folder: Path, ports: Sequence[str], say: Say) -> None:
         say: takes a line of progress.
 
     Raises:
-        Refused: the folder is something else's, cannot be written, a port is taken, or a part ended while it started;
-            what this call has started is stopped again.
+        Refused: the folder is something else's, cannot be written, its disk is full, a port is taken, or a part ended
+            while it started; what this call has started is stopped again.
         Unreachable: a part runs and does not answer.
     """
     given = dict(map(_port, ports))
@@ -41,6 +43,8 @@ def up(folder: Path, ports: Sequence[str], say: Say) -> None:
         settings = settle(folder, given)
         parts = _parts(settings)
         missing = [part for part in parts if not _process(settings, part).alive()]
+        if missing and (full := _full(folder)):
+            raise Refused(f"the disk of the stack's folder is {full}, or give another --folder")
         for part in missing:
             _process(settings, part).clear()
             _check_ports(settings, part)
@@ -58,17 +62,23 @@ def up(folder: Path, ports: Sequence[str], say: Say) -> None:
 
 
 def status(folder: Path) -> tuple[bool, str]:
-    """Return whether all parts of the stack in `folder` answer, and a line for each; raise Refused for no stack."""
+    """Return whether all parts of the stack in `folder` answer, and a line for each; raise Refused for no stack.
+
+    A disk that is full gets a line too: the parts then answer some requests and fail at others.
+    """
     settings = read(folder)
     found = [(part, _state(settings, part)) for part in _parts(settings)]
-    return all(state == "up" for _, state in found), "\n".join(_line(part, state) for part, state in found)
+    lines = [_line(part, state) for part, state in found]
+    if full := _full(folder):
+        lines.append(f"{'disk':<10}{full}")
+    return all(state == "up" for _, state in found) and not full, "\n".join(lines)
 
 
 def down(folder: Path, say: Say) -> None:
     """Stop the stack in `folder`; its data stay.
 
     Raises:
-        Refused: there is no stack, or a part does not stop.
+        Refused: there is no stack, or a part cannot be stopped.
     """
     settings = read(folder)
     with _alone(folder):
@@ -113,6 +123,12 @@ def _up(settings: Settings, part: Part, started: list[Part] | None, say: Say) ->
     say(_line(part, f"ready after {time.monotonic() - began:.1f} s" if started is not None else "up"))
 
 
+def _full(folder: Path) -> str | None:
+    """Return what is to be done about a disk that has hardly any room left; None: it has."""
+    left = shutil.disk_usage(folder).free // 2**20
+    return f"full: {left} MiB left, {LEAST_MIB} wanted: free some space at {folder}" if left < LEAST_MIB else None
+
+
 def _check_ports(settings: Settings, part: Part) -> None:
     for name in part.ports:
         deadline = time.monotonic() + RELEASE_SECONDS
@@ -135,10 +151,10 @@ def _same_where_running(ports: Mapping[str, int], folder: Path) -> None:
 
 
 def _stopped(settings: Settings, part: Part, say: Say) -> bool:
-    if not (there := _process(settings, part).stop(part.stop)):
+    if (ended := _process(settings, part).stop(part.stop)) is None:
         return False
-    say(_line(part, "stopped"))
-    return there
+    say(_line(part, ended))
+    return True
 
 
 def _state(settings: Settings, part: Part) -> str:

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import closing
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ UNPRIVILEGED = "nobody"  # whom it runs as where we are root: it refuses to be r
 ROLE = "mlflow"
 DATABASES = ("mlflow", "mlflow_auth")
 INITDB = ("--auth=scram-sha-256", "--encoding=UTF8", "--locale=C")
+MORE_SPACE = "free some space there, or give another --folder"
 EXIT_SECONDS = 30.0  # for the workers of a server that was killed
 CONNECTIONS = 200  # two workers of MLflow may open 15 each for both stores
 
@@ -98,7 +100,7 @@ def _prepare(folder: Path, settings: Settings, owner: str | None) -> None:
         shutil.rmtree(partial, ignore_errors=True)
         reason = [line for line in done.stderr.splitlines() if "error:" in line or "FATAL" in line or "PANIC" in line]
         said = (reason or done.stderr.splitlines() or [f"initdb ended with {done.returncode}"])[0]
-        raise Refused(f"no database could be made in {folder}: {said}; free some space there, or give another --folder")
+        raise Refused(f"no database could be made in {folder}: {said}; {MORE_SPACE}")
     partial.rename(folder / "data")
 
 
@@ -136,13 +138,15 @@ def _answers(settings: Settings) -> str | None:
 
 
 def _databases(settings: Settings) -> None:
+    """Make the role and the databases that are missing; raise Refused where PostgreSQL cannot."""
+    import psycopg2
     from psycopg2 import sql
 
-    connection = _connect(settings)
-    connection.autocommit = True
     role, password = sql.Identifier(ROLE), sql.Literal(settings["MEDLOOP_STACK_DATABASE_PASSWORD"])
     try:
-        with connection.cursor() as cursor:
+        with closing(_connect(settings)) as connection, connection.cursor() as cursor:
+            connection.autocommit = True
+            cursor.execute("SET log_min_error_statement = panic")  # the log of one that failed would hold the password
             cursor.execute("SELECT rolname FROM pg_roles WHERE rolname = %s", (ROLE,))
             if cursor.fetchone() is None:
                 cursor.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(role, password))
@@ -151,8 +155,9 @@ def _databases(settings: Settings) -> None:
             for name in DATABASES:
                 if name not in existing:
                     cursor.execute(sql.SQL("CREATE DATABASE {} OWNER {}").format(sql.Identifier(name), role))
-    finally:
-        connection.close()
+    except psycopg2.Error as error:
+        said = str(error).strip().partition("\n")[0]
+        raise Refused(f"no database could be made in {settings.folder}/postgres: {said}; {MORE_SPACE}") from None
 
 
 def _connect(settings: Settings) -> Any:

@@ -53,24 +53,38 @@ class Process:
         with self._verified() as pidfd:
             return pidfd is not None
 
-    def stop(self, how: signal.Signals) -> bool:
-        """Ask the process to end, wait until it has, and return whether it was there.
+    def stop(self, how: signal.Signals) -> str | None:
+        """Ask the process to end, wait until it has, and return how it ended; None: it was not there.
+
+        One that does not end is killed, as SeaweedFS is on a full disk, where it cannot write what it holds: all parts
+        are made to survive that.
 
         Raises:
-            Refused: it did not end in time.
+            Refused: not even that ended it.
         """
-        with self._verified() as pidfd:
-            there = pidfd is not None
-            if pidfd is not None:
-                signal.pidfd_send_signal(pidfd, how)
-        deadline = time.monotonic() + STOP_SECONDS
-        while self.alive():
-            if time.monotonic() > deadline:
-                raise Refused(f"{self.name} does not stop within {STOP_SECONDS:.0f} s: see {self.log}")
-            time.sleep(POLL_SECONDS)
+        if not self._signalled(how):
+            ended = None
+        elif self._ends():
+            ended = "stopped"
+        elif self._signalled(signal.SIGKILL) and not self._ends():
+            raise Refused(f"{self.name} cannot be killed: see {self.log}")
+        else:
+            ended = f"killed: it did not stop within {STOP_SECONDS:.0f} s"
         self.clear()
         self._record.unlink(missing_ok=True)
-        return there
+        return ended
+
+    def _signalled(self, how: signal.Signals) -> bool:
+        with self._verified() as pidfd:
+            if pidfd is not None:
+                signal.pidfd_send_signal(pidfd, how)
+            return pidfd is not None
+
+    def _ends(self) -> bool:
+        deadline = time.monotonic() + STOP_SECONDS
+        while self.alive() and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+        return not self.alive()
 
     def clear(self) -> None:
         """End workers whose server was killed: they would hold its port."""

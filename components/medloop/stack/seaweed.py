@@ -76,11 +76,18 @@ def _answers(settings: Settings) -> str | None:
 
 
 def _buckets(settings: Settings) -> None:
+    """Make the buckets that are missing; raise Refused where SeaweedFS cannot."""
+    from botocore.exceptions import BotoCoreError, ClientError
+
     client = _client(settings)
-    existing = {each["Name"] for each in client.list_buckets()["Buckets"]}
-    for name in BUCKETS:
-        if name not in existing:
-            client.create_bucket(Bucket=name)
+    try:
+        existing = {each["Name"] for each in client.list_buckets()["Buckets"]}
+        for name in BUCKETS:
+            if name not in existing:
+                client.create_bucket(Bucket=name)
+    except (BotoCoreError, ClientError) as error:
+        log = settings.folder / "log/s3.log"
+        raise Refused(f"no bucket could be made in {settings.folder}/s3: {error} See {log}, and run it again") from None
 
 
 def _client(settings: Settings) -> Any:

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import logging
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ DEFAULT = "sqlite:///mlflow.db"
 UNWRITABLE = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES, errno.EROFS)
 DENIALS = ("UNAUTHENTICATED", "PERMISSION_DENIED")
 ANSWER_SECONDS = 5.0  # for the first sign of life
+KEPT = "results are kept in artifacts: run `medloop register` later (with --profile, if there was one)"
 
 
 def uri() -> str:
@@ -63,7 +65,8 @@ def server() -> Iterator[MlflowClient]:
         if isinstance(error, RestException):
             raise Refused(f"tracking server {address()} refused: {_first_line(error)}") from None
         if "API request to" in str(error):
-            raise _silence("the connection broke off") from None
+            failed = re.search(r"too many (5\d\d) error responses", str(error))
+            raise (_failure(failed[1]) if failed else _silence("the connection broke off")) from None
         if "OperationalError" in str(error):
             raise _silence(_first_line(error)) from None
         raise Refused(f"tracking store {address()}: {_first_line(error)}") from None
@@ -96,7 +99,7 @@ def _answers() -> None:
         except requests.RequestException as error:
             raise _silence(type(error).__name__) from None
         if status >= 500:
-            raise _silence(f"status {status}")
+            raise _failure(str(status))
     database = _sqlite_file()
     if database and database.exists():
         try:
@@ -111,9 +114,13 @@ def _answers() -> None:
 def _silence(reason: str) -> Unreachable:
     kind, state = ("store", "cannot be used") if _sqlite_file() else ("server", "does not answer")
     return Unreachable(
-        f"tracking {kind} {address()} {state} ({reason}); results are kept in artifacts: "
-        "run `medloop register` later (with --profile, if there was one), or set MLFLOW_TRACKING_URI to another server"
+        f"tracking {kind} {address()} {state} ({reason}); {KEPT}, or set MLFLOW_TRACKING_URI to another server"
     )
+
+
+def _failure(status: str) -> Unreachable:
+    look = "its log says why, as for a laptop stack does `medloop stack status`"
+    return Unreachable(f"tracking server {address()} fails ({status}): {look}; {KEPT}")
 
 
 def _denial(status: int) -> Refused:
