@@ -1,5 +1,6 @@
 """Outputs that appear whole or not at all, each with the lineage that chains it to its inputs."""
 
+import ast
 import errno
 import hashlib
 import json
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from medloop import params
@@ -63,6 +65,11 @@ def tree(folder: Path) -> dict[str, str]:
 def json_digest(content: Any) -> str:
     """Return the hex digest of `content` written as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def stated(base: params.Base, section: params.Section) -> dict[str, Any]:
+    """Return the parameters of a stage as its lineage says them."""
+    return dict(json.loads(params.dump(base, section)))
 
 
 def model_digest(card: dict[str, Any]) -> str:
@@ -136,7 +143,7 @@ def writing(
     lineage = {
         "schema_version": SCHEMA_VERSION,
         "stage": stage,
-        "parameters": json.loads(params.dump(base, section)),
+        "parameters": stated(base, section),
         "inputs": {name: json_digest(upstream["outputs"]) for name, upstream in read.items()},
         "upstream": _chain(read.values()),
         "image_digest": os.environ.get("MEDLOOP_IMAGE_DIGEST"),
@@ -218,6 +225,31 @@ def _code() -> dict[str, str]:
         if name.partition(".")[0] == "medloop" and not is_front(name) and getattr(module, "__file__", None)
     }
     return {name: sha256(path) for name, path in sorted(loaded.items())}
+
+
+def code_behind(*modules: ModuleType) -> dict[str, str]:
+    """Return the digest of each of `modules`, and of each module of medloop that they import, in functions too."""
+    found, waiting = {}, {str(module.__file__) for module in modules}
+    while waiting:
+        path = waiting.pop()
+        found[path] = sha256(Path(path))
+        for node in ast.walk(ast.parse(Path(path).read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+            above = node.module or "" if isinstance(node, ast.ImportFrom) else None
+            dotted = [above, *(f"{above}.{name}" for name in names)] if above is not None else names
+            files = [file for name in dotted if not is_front(name) and (file := _file(name))]
+            waiting |= {str(file) for file in files} - found.keys()
+    root = Path(__file__).parent  # which may be another one in the next environment
+    return {path.removeprefix(f"{root}/"): found[path] for path in sorted(found)}
+
+
+def _file(name: str) -> Path | None:
+    """Return where the module of a dotted name below medloop is, None where there is none."""
+    package, *parts = name.split(".")
+    if package != __package__:
+        return None
+    path = Path(__file__).parent.joinpath(*parts)
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
 
 
 def _packages() -> dict[str, str]:
