@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -229,18 +230,26 @@ def _code() -> dict[str, str]:
 
 def code_behind(*modules: ModuleType) -> dict[str, str]:
     """Return the digest of each of `modules`, and of each module of medloop that they import, in functions too."""
-    found, waiting = {}, {str(module.__file__) for module in modules}
+    found, waiting = {}, {Path(str(module.__file__)) for module in modules}
     while waiting:
         path = waiting.pop()
-        found[path] = sha256(Path(path))
-        for node in ast.walk(ast.parse(Path(path).read_text())):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
-            above = node.module or "" if isinstance(node, ast.ImportFrom) else None
-            dotted = [above, *(f"{above}.{name}" for name in names)] if above is not None else names
-            files = [file for name in dotted if not is_front(name) and (file := _file(name))]
-            waiting |= {str(file) for file in files} - found.keys()
-    root = Path(__file__).parent  # which may be another one in the next environment
-    return {path.removeprefix(f"{root}/"): found[path] for path in sorted(found)}
+        found[path] = sha256(path)
+        files = (_file(name) for name in _imported(path, found[path]) if not is_front(name))
+        waiting |= {file for file in files if file} - found.keys()
+    root = Path(__file__).parent  # which is another one in the next environment
+    return {os.path.relpath(path, root): found[path] for path in sorted(found)}
+
+
+@cache
+def _imported(path: Path, digest: str) -> set[str]:  # noqa: ARG001  what is remembered is of this content
+    """Return the dotted names that a module may import."""
+    names = set[str]()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
 
 
 def _file(name: str) -> Path | None:

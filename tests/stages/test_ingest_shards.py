@@ -190,10 +190,22 @@ REFUSED = [
 ]
 
 
+@pytest.fixture(scope="module")
+def three(tmp_path_factory) -> tuple[params.Ingest, Path]:
+    """The parts of 20 files in three shards, and the key that they were made under."""
+    folder = tmp_path_factory.mktemp("three")
+    section = dicom_section(support.dicom_tree(folder / "wards", 20, name=CANARY))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDLOOP_KEY_FILE", str(folder / "key"))
+        parts(section, folder, 3)
+    return section, folder
+
+
 @pytest.mark.parametrize(("change", "message"), REFUSED)
-def test_parts_that_do_not_fit_are_refused_by_name(tmp_path, change, message):
-    section = dicom_section(support.dicom_tree(tmp_path / "wards", 20, name=CANARY))
-    made = parts(section, tmp_path, 3)
+def test_parts_that_do_not_fit_are_refused_by_name(three, tmp_path, monkeypatch, change, message):
+    section, folder = three
+    monkeypatch.setenv("MEDLOOP_KEY_FILE", str(folder / "key"))
+    made = [shutil.copytree(folder / f"part-{shard}", tmp_path / f"part-{shard}") for shard in range(3)]
     change(made)
     with pytest.raises(Refused, match=message):
         ingest(BASE, section, samples=tmp_path / "samples", parts=made)
