@@ -373,7 +373,7 @@ def test_electronic_noise_comes_after_the_logarithm():
 def test_no_leak_is_found_across_patients(tmp_path: Path, samples: list[sources.Sample]):
     section = params.Ingest(workers=1)
     items = [sources.Item(sample.key, partial(list, [sample])) for sample in samples]
-    decode = decoding.Decoding(section, pseudonyms := privacy.Pseudonyms(b"k" * 32), recipe="")
+    decode = decoding.Decoding(section, pseudonyms := privacy.Pseudonyms(b"k" * 32))
     packed = packing.pack(decode.entries(items, decoding.Listing(pseudonyms)), tmp_path, len(items))
     table = packed.table
     numbers = pd.factorize(table["patient_id"])[0]

@@ -40,7 +40,6 @@ class Decoding:
 
     section: params.Ingest
     pseudonyms: privacy.Pseudonyms
-    recipe: str
     digests: Mapping[str, str] = field(default_factory=dict)  # MD5 of each file of the shard
     shard: shards.Shard = field(default_factory=shards.Shard)
     earlier: reuse.Earlier = field(default_factory=reuse.Earlier)
@@ -59,7 +58,7 @@ class Decoding:
             if not self.shard.owns(name):
                 continue
             md5 = self.digests.get(item.file) if item.file else None
-            version = reuse.version(self.pseudonyms, self.recipe, md5, item.row)
+            version = reuse.version(self.pseudonyms, md5, item.row)
             rows = self.earlier.rows(name, version, item.key)
             if rows is None:
                 started.append(Entry(name, position, version, item.key))

@@ -1,7 +1,7 @@
 """Packs what came of a source's items: pixels into shards, the rest into columns, rejected ones into a list."""
 
 from collections import Counter
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,11 +18,12 @@ from medloop import manifest, params, privacy
 from medloop.errors import Refused
 
 ITEMS = "items.parquet"
+BATCH = 1000  # items looked at together, so that memory stays flat
 ITEM_COLUMNS = pa.schema(
     [
         pa.field("item", pa.string(), nullable=False),  # pseudonym
         pa.field("position", pa.int64(), nullable=False),  # in the source's list
-        pa.field("version", pa.string()),  # the same: the same samples come of it; null: nobody knows
+        pa.field("version", pa.string()),  # keyed digest of its file and label; null: it has no file of its own
         pa.field("reason", pa.string()),  # why it was rejected
         pa.field("samples", pa.list_(pa.string()), nullable=False),  # sample_id of each
         pa.field("official", pa.int32(), nullable=False),  # how many of them the source itself gave a side
@@ -117,16 +118,24 @@ class Stored:
     """Reads back what was packed in a folder, item by item."""
 
     def __init__(self, folder: Path, table: str) -> None:
-        self.items: list[dict[str, Any]] = pq.read_table(folder / ITEMS).to_pylist()
+        self.items = pq.read_table(folder / ITEMS)
         self._rows = pq.read_table(folder / table)
         self._places = {sample: place for place, sample in enumerate(self._rows["sample_id"].to_pylist())}
         self._pixels = manifest.Pixels(folder)
+
+    def each(self) -> Iterator[dict[str, Any]]:
+        """Yield what is known of each item, in order."""
+        return (item for batch in self.items.to_batches(BATCH) for item in batch.to_pylist())
+
+    def item(self, place: int) -> dict[str, Any]:
+        """Return what is known of one item."""
+        return dict(self.items.slice(place, 1).to_pylist()[0])
 
     def holds(self, item: dict[str, Any]) -> bool:
         """Tell whether every sample of an item is there: those that leaked were left out."""
         return all(sample in self._places for sample in item["samples"])
 
-    def rows(self, item: dict[str, Any], key: str) -> Iterable[Row]:
+    def rows(self, item: dict[str, Any], key: str) -> Iterator[Row]:
         """Yield the rows of an item that is called `key` in the private list."""
         for number, sample in enumerate(item["samples"]):
             columns = self._rows.slice(self._places[sample], 1).to_pylist()[0]

@@ -92,7 +92,7 @@ def product(root: Path, output: Path) -> None:
     """List, decode on all cores and pack."""
     section = params.Ingest(source="dicom", root=root)
     items = dicom.items(root, dicom.Options(), seed=0)
-    decode = decoding.Decoding(section, pseudonyms := privacy.Pseudonyms.load(), recipe="")
+    decode = decoding.Decoding(section, pseudonyms := privacy.Pseudonyms.load())
     packed = packing.pack(decode.entries(items, decoding.Listing(pseudonyms)), output, None)
     if packed.rejected or not packed.keys:
         raise RuntimeError(f"{len(packed.rejected)} files were rejected")

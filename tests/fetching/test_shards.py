@@ -61,9 +61,11 @@ def reference(tmp_path_factory, tree) -> dict:
     identity = ("-c", "user.name=a", "-c", "user.email=a@localhost")
     env.run("git", "init", "-q")
     env.run("dvc", "init", "-q")
+    env.run("dvc", "remote", "add", "-d", "beside", str(folder.parent / "remote"))
     env.run("dvc", "add", "-q", "wards")
     env.run("git", "add", ".")
     env.run("git", *identity, "commit", "-qm", "data")
+    env.run("dvc", "push", "-q")
     return {"dvc": {"repo": str(folder), "path": "wards", "rev": env.run("git", "rev-parse", "HEAD").strip()}}
 
 

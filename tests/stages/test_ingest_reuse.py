@@ -67,17 +67,24 @@ def test_only_what_is_new_or_changed_is_read(root, tmp_path):
     assert all(after[patient] == before[patient] for patient in set(after.index) & set(before.index))
 
 
-def test_a_folder_with_a_table_and_a_damaged_file(tmp_path):
-    section = folder_section(images(tmp_path / "data"))
+def test_what_was_rejected_or_dropped_is_read_again(tmp_path):
+    section = folder_section(images(tmp_path / "data")).model_copy(update={"leaks": "drop"})
     again(section, tmp_path)
-    assert again(section, tmp_path) == (1, 39), "what could not be read is tried again"
-    (tmp_path / f"data/{CANARY} 1/1.png").write_bytes((tmp_path / f"data/{CANARY} 1/8.png").read_bytes() + b"\0")
+    assert again(section, tmp_path) == (1, 39)
+    sides = {index: decoding.side(f"{CANARY}-{index // 2}", section.split) for index in range(39)}
+    test, train = (next(index for index in sides if sides[index] == side) for side in ("test", "train"))
+    path = {index: tmp_path / f"data/{CANARY} {index % 7}/{index}.png" for index in sides}
+    shutil.copy(path[test], path[train])
     table = tmp_path / "data/labels.csv"
-    table.write_text(table.read_text().replace(f"2.png,a,{CANARY}-1", f"2.png,a,{CANARY}-77"))
-    found = section.model_copy(update={"leaks": "drop"})
-    assert again(found, tmp_path) == (3, 37)
-    assert contents(tmp_path / "samples") == fresh(found, tmp_path)
-    assert again(found, tmp_path)[0] in (1, 2), "a copy that was dropped is read again"
+    wrong = next(index for index in sides if index not in (test, train))
+    lines = [
+        line.replace(",a,", ",c,").replace(",b,", ",c,") if f"/{wrong}.png" in line else line
+        for line in table.read_text().splitlines()
+    ]
+    table.write_text("\n".join(lines))
+    assert again(section, tmp_path) == (3, 37)
+    assert contents(tmp_path / "samples") == fresh(section, tmp_path)
+    assert again(section, tmp_path) == (2, 38)
     assert contents(tmp_path / "samples") == contents(tmp_path / "fresh")
 
 
@@ -105,8 +112,12 @@ def test_other_code_or_decoders_read_everything_again(root, tmp_path, monkeypatc
     assert again(section, tmp_path) == (COUNT, 0)
     behind = provenance.code_behind(decoding)
     assert {"decoding.py", "imaging.py", "manifest.py", "packing.py", "privacy.py", "reading.py"} <= behind.keys()
+    before = provenance.digest(tmp_path / "samples")
     monkeypatch.setattr(provenance, "code_behind", lambda *_: behind | {"imaging.py": "another"})
     assert again(section, tmp_path) == (COUNT, 0)
+    assert provenance.digest(tmp_path / "samples") == before, (
+        "the samples say what they hold, their lineage how it came"
+    )
 
 
 def test_the_code_behind_a_source_is_followed_into_functions_and_out_of_medloop(tmp_path):

@@ -64,8 +64,8 @@ def ingest(
             base,
             section,
             samples,
-            key_fingerprint=job.pseudonyms.fingerprint,
             data_hash=data.combined(items.digests),
+            **_made_with(job),
         ) as (folder,),
     ):
         packed = packing.pack(items.entries, folder, items.total)
@@ -118,8 +118,8 @@ def _made_with(job: Job) -> dict[str, Any]:
 def _read(job: Job, listing: Listing, shard: Shard, previous: Path | None) -> Iterator[joining.Items]:
     """Yield the items of a shard, with the data in reach."""
     with data.fetched(job.section, _wanted(job, shard)) as (root, digests):
-        earlier = reuse.Earlier(previous)
-        decode = decoding.Decoding(job.section, job.pseudonyms, job.recipe, digests, shard, earlier)
+        earlier = reuse.Earlier(previous, job.recipe)
+        decode = decoding.Decoding(job.section, job.pseudonyms, digests, shard, earlier)
         items = job.source.items(root, job.options, seed=job.base.seed)
         total = job.source.total(root, job.options) if shard.count == 1 and hasattr(job.source, "total") else None
         yield joining.Items(decode.entries(items, listing), total, digests)
