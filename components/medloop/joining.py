@@ -37,7 +37,8 @@ def write(packed: Packed, listing: Listing, files: Mapping[str, str], folder: Pa
     """Write what is known of a shard beside its pixels; `files` are MD5s by pseudonyms."""
     pq.write_table(pa.Table.from_pydict(packed.columns, schema=manifest.SCHEMA), folder / SAMPLES)
     packed.write_items(folder)
-    pq.write_table(pa.table({"file": list(files), "md5": list(files.values())}, FILE_COLUMNS), folder / FILES)
+    hashed = [{"file": file, "md5": files[file]} for file in sorted(files)]
+    pq.write_table(pa.Table.from_pylist(hashed, FILE_COLUMNS), folder / FILES)
     provenance.write_json(folder / LISTING, {"digest": listing.digest(), "items": listing.count})
 
 
