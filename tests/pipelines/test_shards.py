@@ -123,9 +123,9 @@ def test_earlier_samples_are_an_input_of_a_step_and_of_its_shards(tmp_path, capf
     assert "40 items: 40 read, 0 taken over from earlier samples" in said
 
 
-def compiled(folder: Path, **pipeline) -> dict:
+def compiled(folder: Path, *, scheduled: bool = False, **pipeline) -> dict:
     read = params.check({"schema_version": 1, "pipeline": pipeline}, where="test")
-    medloop_pipelines.compile(read, folder / "pipeline.yaml")
+    medloop_pipelines.compile(read, folder / "pipeline.yaml", scheduled=scheduled)
     return next(yaml.safe_load_all((folder / "pipeline.yaml").read_text()))
 
 
@@ -159,6 +159,18 @@ def test_a_loop_over_shards_in_the_image_of_its_stage(tmp_path):
     parsed = json_format.ParseDict(spec, PipelineSpec())
     inputs = parsed.root.dag.tasks["ingest"].inputs.artifacts["parts"]
     assert inputs.task_output_artifact.producer_task.startswith("for-loop")
+
+
+def test_a_scheduled_pipeline_that_tells_of_its_end_loops_too(tmp_path):
+    spec = compiled(tmp_path, scheduled=True, shards=2, notify={"channels": ["webhook"]})
+    json_format.ParseDict(spec, PipelineSpec())
+    rounds = [
+        json.loads(task["parameterIterator"]["items"]["raw"])
+        for component in spec["components"].values()
+        for task in component.get("dag", {}).get("tasks", {}).values()
+        if "parameterIterator" in task
+    ]
+    assert rounds == [[0, 1], [0, 1]]
 
 
 def test_training_sees_no_part(tmp_path):

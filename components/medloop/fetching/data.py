@@ -47,7 +47,7 @@ def fetched(section: params.Ingest, wanted: Wanted = everything) -> Iterator[tup
 
 def listed(section: params.Ingest) -> tuple[list[str], str | None]:
     """Return the paths of all files of the data, and its hash where a DVC project tells it; nothing is fetched."""
-    if not isremote(section):
+    if not is_remote(section):
         return _below(Path(section.root)), None
     place = remote(section)
     with place.opened():
