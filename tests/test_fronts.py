@@ -12,6 +12,7 @@ from medloop.cli import stages as commands
 from medloop_pipelines import images
 
 ROOT = Path(__file__).resolve().parents[1]
+FANNED_OUT = {"ingest", "preprocess"}
 WRITERS = {"ingest", "validate", "preprocess", "train", "evaluate"}
 TRAINING = {"tensorflow", "keras", "jax", "torch"}
 SERVERS = {"mlflow", "kfp", "kubernetes", "dvc", "boto3"}
@@ -29,6 +30,7 @@ def test_every_front_knows_the_same_stages():
     assert known | {"schema_version", "base", "promote", "pipeline", "schedule"} == set(params.Params.model_fields)
     assert {command.name or command.callback.__name__ for command in commands.app.registered_commands} == known
     assert {name for name in known if callable(getattr(components, name, None))} == known
+    assert {f"{stage}_part" for stage in FANNED_OUT} <= set(vars(components))
     assert set(images.DEFAULT) == known
 
 

@@ -15,7 +15,7 @@ import pydicom
 import pytest
 from scipy import stats
 
-from medloop import imaging, leaks, manifest, packing, params, privacy, sources
+from medloop import decoding, imaging, leaks, manifest, packing, params, privacy, sources
 from medloop.phantom import anatomy, cohort, export, matter, radiograph, shapes, sheet, sites
 from medloop.phantom.options import Options
 from medloop.phantom.shapes import Points, Rays, ellipsoid, rotation, spans, union_length
@@ -131,8 +131,8 @@ def test_samples_hold_what_the_header_allows_and_equal_the_dicom_source(tmp_path
 
 
 def test_the_default_cohort_has_400_test_patients():
+    from medloop.decoding import side
     from medloop.phantom.header import patient_id
-    from medloop.stages.ingest import side
 
     patients = Options(**params.read(ROOT / "params.yaml").ingest.options["phantom"]).patients
     for seed in range(3):
@@ -373,7 +373,8 @@ def test_electronic_noise_comes_after_the_logarithm():
 def test_no_leak_is_found_across_patients(tmp_path: Path, samples: list[sources.Sample]):
     section = params.Ingest(workers=1)
     items = [sources.Item(sample.key, partial(list, [sample])) for sample in samples]
-    packed = packing.pack(items, section, privacy.Pseudonyms(b"k" * 32), tmp_path, len(items))
+    decode = decoding.Decoding(section, pseudonyms := privacy.Pseudonyms(b"k" * 32))
+    packed = packing.pack(decode.entries(items, decoding.Listing(pseudonyms)), tmp_path, len(items))
     table = packed.table
     numbers = pd.factorize(table["patient_id"])[0]
     table["split"] = np.array(["train", "val", "test"])[numbers % 3]

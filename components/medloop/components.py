@@ -27,17 +27,51 @@ component = functools.partial(dsl.component, base_image="medloop", install_kfp_p
 
 
 @component
-def ingest(params: str, samples: Output[Dataset]) -> None:
-    """Decode the source into packed samples with pseudonyms and splits."""
+def ingest(
+    params: str,
+    samples: Output[Dataset],
+    parts: Input[list[Dataset]] = None,
+    previous: Input[Dataset] | None = None,
+) -> None:
+    """Decode the source into packed samples with pseudonyms and splits, or put together what `ingest_part` decoded."""
     from pathlib import Path
 
     from medloop import kubeflow
     from medloop.params import Ingest, parse
-    from medloop.stages.ingest import ingest
+    from medloop.stages.ingest import ingest, said
 
     with kubeflow.step("ingest"):
-        ingest(*parse(params, Ingest), samples=Path(samples.path))
+        report = ingest(
+            *parse(params, Ingest),
+            samples=Path(samples.path),
+            parts=[Path(part.path) for part in parts or ()],
+            previous=Path(previous.path) if previous else None,
+        )
+        print(said(report))  # noqa: T201
     kubeflow.describe(samples, **kubeflow.data(samples))
+
+
+@component
+def ingest_part(
+    params: str, shard: int, shards: int, part: Output[Dataset], previous: Input[Dataset] | None = None
+) -> None:
+    """Decode one of several shards of the source."""
+    from pathlib import Path
+
+    from medloop import kubeflow
+    from medloop.params import Ingest, parse
+    from medloop.stages.ingest import ingest_part, said
+
+    with kubeflow.step(f"ingest-part-{shard}"):
+        report = ingest_part(
+            *parse(params, Ingest),
+            part=Path(part.path),
+            shard=int(shard),
+            shards=int(shards),
+            previous=Path(previous.path) if previous else None,
+        )
+        print(said(report))  # noqa: T201
+    kubeflow.describe(part)
 
 
 @component
@@ -62,8 +96,10 @@ def preprocess(
     validation: Input[Artifact],
     arrays: Output[Dataset],
     holdout: Output[Dataset],
+    arrays_parts: Input[list[Dataset]] = None,
+    holdout_parts: Input[list[Dataset]] = None,
 ) -> None:
-    """Make fixed-shape arrays, the test set apart from the rest."""
+    """Make fixed-shape arrays, the test set apart from the rest, or put together what `preprocess_part` made."""
     from pathlib import Path
 
     from medloop import kubeflow
@@ -77,6 +113,39 @@ def preprocess(
             validation=Path(validation.path),
             arrays=Path(arrays.path),
             holdout=Path(holdout.path),
+            arrays_parts=[Path(part.path) for part in arrays_parts or ()],
+            holdout_parts=[Path(part.path) for part in holdout_parts or ()],
+        )
+    kubeflow.describe(arrays)
+    kubeflow.describe(holdout)
+
+
+@component
+def preprocess_part(
+    params: str,
+    shard: int,
+    shards: int,
+    samples: Input[Dataset],
+    validation: Input[Artifact],
+    arrays: Output[Dataset],
+    holdout: Output[Dataset],
+) -> None:
+    """Make the arrays of one of several shards, the test set apart from the rest."""
+    from pathlib import Path
+
+    from medloop import kubeflow
+    from medloop.params import Preprocess, parse
+    from medloop.stages.preprocess import preprocess_part
+
+    with kubeflow.step(f"preprocess-part-{shard}"):
+        preprocess_part(
+            *parse(params, Preprocess),
+            samples=Path(samples.path),
+            validation=Path(validation.path),
+            arrays=Path(arrays.path),
+            holdout=Path(holdout.path),
+            shard=int(shard),
+            shards=int(shards),
         )
     kubeflow.describe(arrays)
     kubeflow.describe(holdout)

@@ -1,60 +1,146 @@
-"""Packs what a source gives: pixels into shards, the rest into columns of the manifest, identifiers as pseudonyms."""
+"""Packs what came of a source's items: pixels into shards, the rest into columns, rejected ones into a list."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from medloop import manifest, params, privacy, reading
+from medloop import manifest, params, privacy
 from medloop.errors import Refused
-from medloop.sources import Item
+
+ITEMS = "items.parquet"
+BATCH = 1000  # items looked at together, so that memory stays flat
+ITEM_COLUMNS = pa.schema(
+    [
+        pa.field("item", pa.string(), nullable=False),  # pseudonym
+        pa.field("position", pa.int64(), nullable=False),  # in the source's list
+        pa.field("version", pa.string()),  # keyed digest of its file and label; null: it has no file of its own
+        pa.field("reason", pa.string()),  # why it was rejected
+        pa.field("samples", pa.list_(pa.string()), nullable=False),  # sample_id of each
+        pa.field("official", pa.int32(), nullable=False),  # how many of them the source itself gave a side
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sample: columns of the manifest, and what is packed."""
+
+    columns: dict[str, Any]
+    pixels: np.ndarray
+    mask: np.ndarray | None
+    key: str  # raw, for the private list
+    official: bool  # the source itself gave its side
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What came of one item: rows, or the reason why there are none."""
+
+    item: str  # pseudonym
+    position: int
+    version: str | None
+    key: str  # raw, for the private list
+    rows: Iterable[Row] = ()
+    reason: str | None = None
+    taken: bool = False  # over from earlier samples
 
 
 @dataclass
 class Packed:
-    """What has been read so far."""
+    """What has been packed so far."""
 
     columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in manifest.SCHEMA.names})
-    keys: list[str] = field(default_factory=list)  # the source's own, one a sample, raw
-    groups: list[str] = field(default_factory=list)  # what must stay on one side, one a sample, raw
+    items: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in ITEM_COLUMNS.names})
+    keys: list[str] = field(default_factory=list)  # one a sample, raw
     rejected: list[tuple[str, str, str]] = field(default_factory=list)  # pseudonym, reason, raw key
-    items: int = 0
+    taken: int = 0  # items whose samples were taken over
 
     @property
     def table(self) -> pd.DataFrame:
         return pd.DataFrame(self.columns)
 
+    @property
+    def count(self) -> int:
+        """Return how many items came."""
+        return len(self.items["item"])
 
-def pack(
-    items: Iterable[Item], section: params.Ingest, pseudonyms: privacy.Pseudonyms, folder: Path, total: int | None
-) -> Packed:
-    """Read `items` on all cores into `folder/shards`, and return their columns; `split` is the source's own or None.
+    @property
+    def official(self) -> int:
+        """Return how many samples have their side from the source."""
+        return sum(self.items["official"])
+
+    def write_items(self, folder: Path) -> None:
+        """Write what is known of each item to `folder`."""
+        pq.write_table(pa.Table.from_pydict(self.items, schema=ITEM_COLUMNS), folder / ITEMS)
+
+
+def pack(entries: Generator[Entry], folder: Path, total: int | None) -> Packed:
+    """Pack the rows of `entries`, in their order, into `folder/shards`.
 
     Raises:
         Refused: two samples have one key.
     """
-    packed, seen = Packed(), set[str]()
-    with closing(reading.read(items, section.workers)) as read, closing(manifest.ShardWriter(folder)) as writer:
-        for item in tqdm(read, "ingest", total, unit=" items", disable=None):
-            packed.items += 1
-            if item.reason is not None:
-                packed.rejected.append((pseudonyms.of("item", item.key), item.reason, item.key))
-            for digested in item.samples:
-                row = _row(digested, section.source, pseudonyms)
-                if row["sample_id"] in seen:
-                    _refuse_twin(row["sample_id"], digested.sample.key)
-                seen.add(row["sample_id"])
-                row |= writer.add(digested.sample.pixels, digested.sample.mask)
+    packed, seen = Packed(), dict[str, str]()
+    with closing(entries), closing(manifest.ShardWriter(folder)) as writer:
+        for entry in tqdm(entries, "ingest", total, unit=" items", disable=None):
+            samples, official = [], 0
+            for row in entry.rows:
+                sample = row.columns["sample_id"]
+                if sample in seen:
+                    _refuse_twin(sample, seen[sample], row.key)
+                seen[sample] = row.key
+                placed = row.columns | writer.add(row.pixels, row.mask)
                 for name, values in packed.columns.items():
-                    values.append(row[name])
-                packed.keys.append(digested.sample.key)
-                packed.groups.append(digested.sample.patient_id or digested.content_sha256)
+                    values.append(placed[name])
+                packed.keys.append(row.key)
+                samples.append(sample)
+                official += row.official
+            known = {"item": entry.item, "position": entry.position, "version": entry.version, "reason": entry.reason}
+            for name, value in (known | {"samples": samples, "official": official}).items():
+                packed.items[name].append(value)
+            packed.taken += entry.taken
+            if entry.reason is not None:
+                packed.rejected.append((entry.item, entry.reason, entry.key))
     return packed
+
+
+class Stored:
+    """Reads back what was packed in a folder, item by item."""
+
+    def __init__(self, folder: Path, table: str) -> None:
+        self.items = pq.read_table(folder / ITEMS)
+        self._rows = pq.read_table(folder / table)
+        self._places = {sample: place for place, sample in enumerate(self._rows["sample_id"].to_pylist())}
+        self._pixels = manifest.Pixels(folder)
+
+    def each(self) -> Iterator[dict[str, Any]]:
+        """Yield what is known of each item, in order."""
+        return (item for batch in self.items.to_batches(BATCH) for item in batch.to_pylist())
+
+    def item(self, place: int) -> dict[str, Any]:
+        """Return what is known of one item."""
+        return dict(self.items.slice(place, 1).to_pylist()[0])
+
+    def holds(self, item: dict[str, Any]) -> bool:
+        """Tell whether every sample of an item is there: those that leaked were left out."""
+        return all(sample in self._places for sample in item["samples"])
+
+    def rows(self, item: dict[str, Any], key: str) -> Iterator[Row]:
+        """Yield the rows of an item that is called `key` in the private list."""
+        for number, sample in enumerate(item["samples"]):
+            columns = self._rows.slice(self._places[sample], 1).to_pylist()[0]
+            place = SimpleNamespace(**columns)
+            yield Row(columns, self._pixels[place], self._pixels.mask(place), key, number < item["official"])
 
 
 def check(packed: Packed, section: params.Ingest) -> None:
@@ -64,48 +150,21 @@ def check(packed: Packed, section: params.Ingest) -> None:
         Refused: nothing was found, or more than `ingest.max_rejected` could not be read.
     """
     where = privacy.list_privately(packed.rejected)
-    if not packed.items:
+    if not packed.count:
         raise Refused(f"the source {section.source} found nothing in {section.root}")
-    share = len(packed.rejected) / packed.items
+    share = len(packed.rejected) / packed.count
     if share > section.max_rejected or not packed.keys:
         reasons = Counter(reason for _, reason, _ in packed.rejected).most_common()
         counted = "\n".join(f"  {count} x {reason}" for reason, count in reasons)
         raise Refused(
-            f"{len(packed.rejected)} of {packed.items} items could not be read ({share:.1%}), ingest.max_rejected "
+            f"{len(packed.rejected)} of {packed.count} items could not be read ({share:.1%}), ingest.max_rejected "
             f"allows {section.max_rejected:.1%}:\n{counted}\n{where} says which files "
             f"{privacy.some(pseudonym for pseudonym, _, _ in packed.rejected)} are: mend or remove them, or allow more"
         )
 
 
-def _row(digested: reading.Digested, source: str, pseudonyms: privacy.Pseudonyms) -> dict[str, Any]:
-    sample = digested.sample
-    height, width, *channels = sample.pixels.shape
-    row_spacing, column_spacing = sample.pixel_spacing_mm or (None, None)
-    return {
-        "sample_id": pseudonyms.of("sample", sample.key),
-        "patient_id": pseudonyms.of("patient", sample.patient_id) if sample.patient_id else None,
-        "study_id": pseudonyms.of("study", sample.study_id) if sample.study_id else None,
-        "source": source,
-        "site": sample.site,
-        "sex": sample.sex,
-        "age_years": privacy.capped_age(sample.age_years),
-        "modality": sample.modality,
-        "label": sample.label,
-        "split": sample.split,
-        "content_sha256": digested.content_sha256,
-        "perceptual_hash": digested.perceptual_hash,
-        "height_px": height,
-        "width_px": width,
-        "channels": channels[0] if channels else 1,
-        "bit_depth": sample.bit_depth,
-        "row_spacing_mm": row_spacing,
-        "column_spacing_mm": column_spacing,
-        "boxes": None if sample.boxes is None else [list(box) for box in sample.boxes],
-    }
-
-
-def _refuse_twin(sample_id: str, key: str) -> None:
-    where = privacy.list_privately([(sample_id, "two samples have this key", key)])
+def _refuse_twin(sample_id: str, *keys: str) -> None:
+    where = privacy.list_privately([(sample_id, "two samples have this key", key) for key in keys])
     raise Refused(
-        f"sample {sample_id} came twice: two files carry the same identifier; {where} says which one, remove a copy"
+        f"sample {sample_id} came twice: two files carry the same identifier; {where} says which, remove a copy"
     )

@@ -1,5 +1,6 @@
 """Outputs that appear whole or not at all, each with the lineage that chains it to its inputs."""
 
+import ast
 import errno
 import hashlib
 import json
@@ -10,8 +11,10 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from medloop import params
@@ -63,6 +66,11 @@ def tree(folder: Path) -> dict[str, str]:
 def json_digest(content: Any) -> str:
     """Return the hex digest of `content` written as JSON with sorted keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def stated(base: params.Base, section: params.Section) -> dict[str, Any]:
+    """Return the parameters of a stage as its lineage says them."""
+    return dict(json.loads(params.dump(base, section)))
 
 
 def model_digest(card: dict[str, Any]) -> str:
@@ -136,7 +144,7 @@ def writing(
     lineage = {
         "schema_version": SCHEMA_VERSION,
         "stage": stage,
-        "parameters": json.loads(params.dump(base, section)),
+        "parameters": stated(base, section),
         "inputs": {name: json_digest(upstream["outputs"]) for name, upstream in read.items()},
         "upstream": _chain(read.values()),
         "image_digest": os.environ.get("MEDLOOP_IMAGE_DIGEST"),
@@ -218,6 +226,39 @@ def _code() -> dict[str, str]:
         if name.partition(".")[0] == "medloop" and not is_front(name) and getattr(module, "__file__", None)
     }
     return {name: sha256(path) for name, path in sorted(loaded.items())}
+
+
+def code_behind(*modules: ModuleType) -> dict[str, str]:
+    """Return the digest of each of `modules`, and of each module of medloop that they import, in functions too."""
+    found, waiting = {}, {Path(str(module.__file__)) for module in modules}
+    while waiting:
+        path = waiting.pop()
+        found[path] = sha256(path)
+        files = (_file(name) for name in _imported(path, found[path]) if not is_front(name))
+        waiting |= {file for file in files if file} - found.keys()
+    root = Path(__file__).parent  # which is another one in the next environment
+    return {os.path.relpath(path, root): found[path] for path in sorted(found)}
+
+
+@cache
+def _imported(path: Path, digest: str) -> set[str]:  # noqa: ARG001  what is remembered is of this content
+    """Return the dotted names that a module may import."""
+    names = set[str]()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def _file(name: str) -> Path | None:
+    """Return where the module of a dotted name below medloop is, None where there is none."""
+    package, *parts = name.split(".")
+    if package != __package__:
+        return None
+    path = Path(__file__).parent.joinpath(*parts)
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
 
 
 def _packages() -> dict[str, str]:

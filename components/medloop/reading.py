@@ -13,6 +13,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -22,6 +23,7 @@ from medloop import imaging, manifest
 from medloop.errors import Refused
 from medloop.sources import Item, Sample
 
+T = TypeVar("T")
 IN_FLIGHT = 4  # items for each worker: enough to keep it busy, few enough to stay small
 
 
@@ -43,11 +45,11 @@ class Read:
     reason: str | None = None  # from our own sentences and the names of exceptions, never a text that a file chose
 
 
-def read(items: Iterable[Item], workers: int = 0) -> Generator[Read, None, None]:
+def read(items: Iterable[Item | T], workers: int = 0) -> Generator[Read | T]:
     """Yield what each item holds, in the order of `items`.
 
     Args:
-        items: as a source lists them.
+        items: as a source lists them; what is no `Item` is passed on in its place.
         workers: processes; 0 stands for one per core.
 
     Raises:
@@ -57,14 +59,14 @@ def read(items: Iterable[Item], workers: int = 0) -> Generator[Read, None, None]
     context = multiprocessing.get_context("forkserver")  # a fork of a process with threads, TensorFlow's say, may hang
     context.set_forkserver_preload([__name__])
     pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(Path.cwd(),))
-    waiting: deque[Future[Read]] = deque()
+    waiting: deque[Future[Read] | T] = deque()
     try:
         for item in items:
-            waiting.append(pool.submit(_read, item))
+            waiting.append(pool.submit(_read, item) if isinstance(item, Item) else item)
             if len(waiting) >= IN_FLIGHT * workers:
-                yield waiting.popleft().result()
+                yield _result(waiting.popleft())
         while waiting:
-            yield waiting.popleft().result()
+            yield _result(waiting.popleft())
     except BrokenProcessPool:
         raise Refused(
             "a decoding process died: killed for want of memory, by hand, or by a file that crashes its decoder; "
@@ -72,6 +74,10 @@ def read(items: Iterable[Item], workers: int = 0) -> Generator[Read, None, None]
         ) from None
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _result(job: Future[Read] | T) -> Read | T:
+    return job.result() if isinstance(job, Future) else job
 
 
 def _begin(folder: Path) -> None:

@@ -58,15 +58,12 @@ def _settings(params: Params) -> str:
 
 def _loop(params: Params, **origin: Any) -> tuple[Any, dsl.PipelineTask]:
     """Put the stages together, and return the samples and the task that registers."""
-    ingest = _task("ingest", params)
-    # ingest reads a folder, and register asks a server, that KFP cannot see: neither may come out of its cache.
-    ingest.set_caching_options(False)
-    samples = ingest.outputs["samples"]
+    samples = _ingested(params)
 
     validate = _task("validate", params, samples=samples)
     validation = validate.outputs["validation"]
 
-    preprocess = _task("preprocess", params, samples=samples, validation=validation)
+    preprocess = _preprocessed(params, samples=samples, validation=validation)
     arrays, holdout = preprocess.outputs["arrays"], preprocess.outputs["holdout"]
 
     trained = [_train(architecture, params, arrays) for architecture in params.train.architectures]
@@ -78,7 +75,37 @@ def _loop(params: Params, **origin: Any) -> tuple[Any, dsl.PipelineTask]:
     # The run's id changes from run to run: no step may have it but this one, which never comes out of the cache.
     origin |= {"git_commit": evidence.commit() or "", "kfp_run_id": dsl.PIPELINE_JOB_ID_PLACEHOLDER}
     register = _task("register", params, validation=validation, evaluation=evaluation, **models, **origin)
-    return samples, register.set_caching_options(False)
+    return samples, register.set_caching_options(False)  # it asks a server that KFP cannot see
+
+
+def _ingested(params: Params) -> Any:
+    """Return the samples; ingest reads a folder that KFP cannot see, and may not come out of its cache."""
+    parts = {}
+    if params.pipeline.shards > 1:
+        with _shards("ingest", params) as shard:
+            part = _part("ingest", params, shard).set_caching_options(False)
+        parts["parts"] = dsl.Collected(part.outputs["part"])
+    return _task("ingest", params, **parts).set_caching_options(False).outputs["samples"]
+
+
+def _preprocessed(params: Params, **inputs: Any) -> dsl.PipelineTask:
+    parts = {}
+    if params.pipeline.shards > 1:
+        with _shards("preprocess", params) as shard:
+            part = _part("preprocess", params, shard, **inputs)
+        parts = {f"{name}_parts": dsl.Collected(part.outputs[name]) for name in ("arrays", "holdout")}
+    return _task("preprocess", params, **inputs, **parts)
+
+
+def _shards(stage: Stage, params: Params) -> dsl.ParallelFor:
+    return dsl.ParallelFor(list(range(params.pipeline.shards)), name=f"{stage}-shards")
+
+
+def _part(stage: Stage, params: Params, shard: Any, **inputs: Any) -> dsl.PipelineTask:
+    """Return the task of one shard of `stage`, in its image and with its resources."""
+    text, component = dump(params.base, getattr(params, stage)), getattr(components, f"{stage}_part")
+    task = component(params=text, shard=shard, shards=params.pipeline.shards, **inputs)
+    return _dressed(task, images.of(stage, params.pipeline), params)
 
 
 def _told_of_its_end(params: Params) -> AbstractContextManager[Any]:

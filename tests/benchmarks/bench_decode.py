@@ -23,7 +23,7 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.pixels import apply_modality_lut, apply_voi_lut
 from pydicom.uid import ExplicitVRLittleEndian, JPEG2000Lossless, SecondaryCaptureImageStorage, generate_uid
 
-from medloop import packing, params, privacy
+from medloop import decoding, packing, params, privacy
 from medloop.sources import dicom
 
 DISTINCT = 20  # images; the others repeat them under identifiers of their own
@@ -92,7 +92,8 @@ def product(root: Path, output: Path) -> None:
     """List, decode on all cores and pack."""
     section = params.Ingest(source="dicom", root=root)
     items = dicom.items(root, dicom.Options(), seed=0)
-    packed = packing.pack(items, section, privacy.Pseudonyms.load(), output, None)
+    decode = decoding.Decoding(section, pseudonyms := privacy.Pseudonyms.load())
+    packed = packing.pack(decode.entries(items, decoding.Listing(pseudonyms)), output, None)
     if packed.rejected or not packed.keys:
         raise RuntimeError(f"{len(packed.rejected)} files were rejected")
 

@@ -11,7 +11,7 @@ import pytest
 from medloop import params
 from medloop.errors import Refused, Unreachable
 from medloop.fetching import project, watermark
-from medloop.fetching.data import data_hash, fetched
+from medloop.fetching.data import combined, data_hash, fetched
 
 FILES = {"labels.csv": b"path,label\n", "Doe^Jane/1.dcm": b"\x00" * 3000}
 
@@ -64,9 +64,9 @@ def section(repo: Path | str, path: str = "data/wards", rev: str = "v1") -> para
 
 
 def got(repo: Path | str, path: str = "data/wards", rev: str = "v1") -> tuple[dict[str, bytes], str | None]:
-    with fetched(section(repo, path, rev)) as (folder, digest):
+    with fetched(section(repo, path, rev)) as (folder, digests):
         files = [each for each in folder.rglob("*") if each.is_file()]
-        return {each.relative_to(folder).as_posix(): each.read_bytes() for each in files}, digest
+        return {each.relative_to(folder).as_posix(): each.read_bytes() for each in files}, combined(digests)
 
 
 def cached() -> list[Path]:

@@ -12,7 +12,7 @@ import weed
 from medloop import params
 from medloop.errors import Refused, Unreachable
 from medloop.fetching import watermark
-from medloop.fetching.data import data_hash, fetched, look
+from medloop.fetching.data import combined, data_hash, fetched, look
 
 ROOT = "s3://scans/wards"
 FILES = {"labels.csv": b"path,label\n", "Doe^Jane/1.dcm": b"\x00" * 3000, "ward 7/ä.dcm": b"one" * 1000}
@@ -45,10 +45,10 @@ def section(root: str = ROOT) -> params.Ingest:
 
 def got(root: str = ROOT) -> tuple[dict[str, bytes], str | None]:
     """Return the files that were fetched, and their hash."""
-    with fetched(section(root)) as (folder, digest):
+    with fetched(section(root)) as (folder, digests):
         assert folder.stat().st_mode & 0o777 == 0o700
         files = [path for path in folder.rglob("*") if path.is_file()]
-        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}, digest
+        return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}, combined(digests)
 
 
 def cache() -> Path:

@@ -27,6 +27,7 @@ from support import Project
 from wards import SAME, STAGES
 
 MAX_SERVE_MB = 500  # without the base
+PARTS = ((2, "ingest-part/part"), (4, "preprocess-part/arrays"), (4, "preprocess-part/holdout"))
 LACKING = "import importlib.util as u, sys; print(*(n for n in sys.argv[1:] if u.find_spec(n)))"
 
 
@@ -168,10 +169,11 @@ def wait_for(condition, container, seconds=240):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Project:
-    """A project after a pipeline run in processes and one in containers, of the same parameters."""
+    """A project after a pipeline run in processes, and one in containers and shards, of the same parameters."""
     project = wards.project(tmp_path_factory.mktemp("containers"))
-    for runner in ("subprocess", "docker"):
-        project.run("medloop", "pipeline", "run", "--runner", runner, "--root", f"artifacts/{runner}")
+    for runner, shards in (("subprocess", 1), ("docker", 2)):
+        command = ["medloop", "pipeline", "run", "--runner", runner, "--root", f"artifacts/{runner}"]
+        project.run(*command, "--set", f"pipeline.shards={shards}")
     return project
 
 
@@ -182,11 +184,12 @@ def steps(project, runner):
 
 def test_every_step_ran_in_its_own_container(project):
     folder = steps(project, "docker")
-    assert {path.name for path in folder.iterdir()} == set(STAGES)
+    assert {path.name for path in folder.iterdir() if not path.name.startswith("for-loop-")} == set(STAGES)
+    parts = [f"for-loop-{loop}-iteration-{shard}/{part}" for loop, part in PARTS for shard in range(2)]
     digests = {target: ENGINE.images.get(building.reference(target)).id for target in ("light", "train")}
-    for output in SAME:
+    for output in [*SAME, *parts]:
         lineage = provenance.read_lineage(folder / output)
-        target = "light" if lineage["stage"] in ("ingest", "preprocess") else "train"
+        target = "light" if lineage["stage"].startswith(("ingest", "preprocess")) else "train"
         assert lineage["image_digest"] == digests[target]
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from medloop import imaging, manifest, params, provenance
 from medloop.errors import Refused
-from medloop.stages.preprocess import preprocess
+from medloop.stages.preprocess import preprocess, preprocess_part
 
 BASE = params.Base()
 SECTION = params.Preprocess(size_px=(16, 20))
@@ -196,3 +196,58 @@ def test_a_full_disk_is_refused_and_the_last_arrays_stay(tmp_path):
     assert done.stdout.startswith("Refused no room on disk"), done
     assert provenance.digest(tmp_path / "arrays") == before
     assert not list(tmp_path.glob(".*"))
+
+
+def shard_by_shard(folder: Path, shards: int, section: params.Preprocess = SECTION) -> dict:
+    inputs = {name: folder / name for name in ("samples", "validation")}
+    made: dict[str, list[Path]] = {"arrays_parts": [], "holdout_parts": []}
+    for shard in range(shards):
+        outputs = {name: folder / f"{name}-{shard}-of-{shards}" for name in ("arrays", "holdout")}
+        preprocess_part(BASE, section, **inputs, **outputs, shard=shard, shards=shards)
+        for name, path in outputs.items():
+            made[f"{name}_parts"].append(path)
+    return {**inputs, **made, "arrays": folder / "arrays", "holdout": folder / "holdout"}
+
+
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    paths = (path for name in ("arrays", "holdout") for path in (folder / name).rglob("*") if path.is_file())
+    return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize("shards", [1, 3, 7])
+def test_the_number_of_shards_changes_no_byte(tmp_path, shards):
+    """With 6 test images, one of seven shards is empty."""
+    run(make(tmp_path))
+    wanted = bytes_of(tmp_path)
+    preprocess(BASE, SECTION, **shard_by_shard(tmp_path, shards))
+    assert bytes_of(tmp_path) == wanted
+
+
+def test_a_part_keeps_the_test_set_apart(tmp_path):
+    made = shard_by_shard(make(tmp_path), 2)
+    for arrays, holdout in zip(made["arrays_parts"], made["holdout_parts"], strict=True):
+        assert {path.name for path in arrays.iterdir()} == {"train", "val", "lineage.json"}
+        assert {path.name for path in holdout.iterdir()} == {"test", "lineage.json"}
+
+
+def test_a_part_of_samples_that_did_not_pass_is_refused(tmp_path):
+    make(tmp_path)
+    judge(tmp_path, success=False)
+    with pytest.raises(Refused, match="did not pass"):
+        shard_by_shard(tmp_path, 2)
+    assert not list(tmp_path.glob("arrays*"))
+
+
+def test_parts_of_other_samples_or_parameters_are_refused(tmp_path):
+    made = shard_by_shard(make(tmp_path), 2)
+    with pytest.raises(Refused, match="shard 0 of 2 was made with other parameters than"):
+        preprocess(BASE, SECTION.model_copy(update={"channels": 3}), **made)
+    with pytest.raises(Refused, match="shard 1 of 2 is missing"):
+        preprocess(BASE, SECTION, **{**made, "holdout_parts": made["holdout_parts"][:1]})
+    make(tmp_path, lambda i: picture(i + 1))
+    with pytest.raises(Refused, match="shard 0 of 2 was made with other inputs than"):
+        preprocess(BASE, SECTION, **made)
+    judge(tmp_path, success=False)
+    with pytest.raises(Refused, match="did not pass"):
+        preprocess(BASE, SECTION, **made)
+    assert not (tmp_path / "arrays").exists()

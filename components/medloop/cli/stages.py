@@ -20,10 +20,13 @@ app = typer.Typer()
 def ingest() -> None:
     """Decode the source into packed samples with pseudonyms and splits."""
     from medloop.stages.ingest import ingest as stage
+    from medloop.stages.ingest import said
 
     params = read()
-    with _recorded("ingest"):
-        stage(params.base, params.ingest, samples=SAMPLES)
+    with _recorded("ingest") as record:
+        report = stage(params.base, params.ingest, samples=SAMPLES, previous=SAMPLES)
+        record |= {name: report[name] for name in ("items", "taken_over")}
+    typer.echo(said(report))
 
 
 @app.command()

@@ -3,7 +3,7 @@
 import errno
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from medloop import privacy, provenance
 from medloop.errors import Refused
-from medloop.fetching.data import listing_hash, md5
+from medloop.fetching.data import Wanted, listing_hash, md5
 
 FULL = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 AT_ONCE = 16  # downloads
@@ -48,10 +48,11 @@ class Remote(Protocol):
 
 
 @contextmanager
-def assembled(remote: Remote) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Yield a temporary folder with the files of `remote`, and the MD5 of each by its path.
+def assembled(remote: Remote, wanted: Wanted) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Yield a temporary folder with the files of `remote`, and the MD5 of each that is `wanted` by its path.
 
-    Only what the cache does not hold is downloaded; each file is compared with its hash, those of the cache too.
+    Only what the cache does not hold is downloaded; each file is compared with its hash, those of the cache too. Files
+    that are not `wanted` are there by name alone, empty.
 
     Raises:
         Refused: see `Remote`; a path leads out of the folder, or the disk is full.
@@ -63,20 +64,23 @@ def assembled(remote: Remote) -> Iterator[tuple[Path, dict[str, str]]]:
         with tempfile.TemporaryDirectory(prefix="view-", dir=place) as view, remote.opened():
             found = remote.objects()
             _check(remote, found)
+            mine = [each for each in found if wanted(each.path)]
             with ThreadPoolExecutor(AT_ONCE) as pool:
-                jobs = [pool.submit(_held, remote, each, place) for each in found]
+                jobs = [pool.submit(_held, remote, each, place) for each in mine]
                 try:
                     digests = [job.result() for job in tqdm(jobs, "fetch", unit=" files", disable=None)]
                 except BaseException:
                     pool.shutdown(cancel_futures=True)
                     raise
-            for each, digest in zip(found, digests, strict=True):
+            named = {each.path: digest for each, digest in zip(mine, digests, strict=True)}
+            for each in found:
                 path = Path(view) / each.path
                 path.parent.mkdir(parents=True, exist_ok=True)
-                path.hardlink_to(_content(place, digest))
-            named = {each.path: digest for each, digest in zip(found, digests, strict=True)}
-            if remote.listing not in (None, came := listing_hash(named).removeprefix("md5:")):
-                raise Refused(f"{remote.name} is not what its listing says: wanted {remote.listing}, got {came}")
+                if each.path in named:
+                    path.hardlink_to(_content(place, named[each.path]))
+                else:
+                    path.touch()
+            _check_listing(remote, {each.path: named.get(each.path, each.md5) for each in found})
             yield Path(view), named
     except OSError as error:
         if error.errno in FULL:
@@ -127,6 +131,14 @@ def _described(size: int | None, digest: str | None) -> str:
 
 def _content(place: Path, digest: str) -> Path:
     return place / "files" / digest[:2] / digest[2:]
+
+
+def _check_listing(remote: Remote, digests: Mapping[str, str | None]) -> None:
+    """Compare the MD5s with the hash of the folder, where all of them are known."""
+    known = {path: digest for path, digest in digests.items() if digest}
+    came = listing_hash(known).removeprefix("md5:")
+    if len(known) == len(digests) and remote.listing not in (None, came):
+        raise Refused(f"{remote.name} is not what its listing says: wanted {remote.listing}, got {came}")
 
 
 def _check(remote: Remote, found: Iterable[Object]) -> None:

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,13 +16,19 @@ if TYPE_CHECKING:
 
 NOTHING = Path("data/none")  # the root of a source that makes its own samples
 S3 = "s3://"
+Wanted = Callable[[str], bool]  # by the path of a file below the root
+
+
+def everything(path: str) -> bool:  # noqa: ARG001
+    """Want every file."""
+    return True
 
 
 @contextmanager
-def fetched(section: params.Ingest) -> Iterator[tuple[Path, str | None]]:
-    """Yield the local path of the data, and its hash, None where there is none.
+def fetched(section: params.Ingest, wanted: Wanted = everything) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Yield the local path of the data, and the MD5 of each file that is `wanted`, by its path below.
 
-    The hash is the one that DVC gives to the same files, wherever they come from. A folder that was fetched is gone
+    Of data that lies elsewhere the other files are there by name alone, empty. A folder that was fetched is gone
     afterwards, what it held stays in the cache.
 
     Raises:
@@ -31,12 +37,21 @@ def fetched(section: params.Ingest) -> Iterator[tuple[Path, str | None]]:
     """
     if not is_remote(section):
         root = Path(section.root)
-        yield root, data_hash(root)
+        yield root, _hashed(root, filter(wanted, _below(root)))
         return
     from medloop.fetching import cache
 
-    with cache.assembled(remote(section)) as (folder, digests):
-        yield folder, listing_hash(digests)
+    with cache.assembled(remote(section), wanted) as view:
+        yield view
+
+
+def listed(section: params.Ingest) -> tuple[list[str], str | None]:
+    """Return the paths of all files of the data, and its hash where a DVC project tells it; nothing is fetched."""
+    if not is_remote(section):
+        return _below(Path(section.root)), None
+    place = remote(section)
+    with place.opened():
+        return [each.path for each in place.objects()], f"md5:{place.listing}" if place.listing else None
 
 
 def is_remote(section: params.Ingest) -> bool:
@@ -54,13 +69,14 @@ def look(section: params.Ingest) -> None:
 
 def data_hash(root: Path) -> str | None:
     """Return `md5:` and the hash by which DVC names the content of a file or folder; None for no data."""
-    if root == NOTHING or not root.exists():
+    return combined(_hashed(root, _below(root)))
+
+
+def combined(digests: Mapping[str, str]) -> str | None:
+    """Return the same for files whose MD5s are known."""
+    if not digests:
         return None
-    if root.is_file():
-        return f"md5:{md5(root)}"
-    names = [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # hashing does not hold the interpreter's lock
-        return listing_hash(dict(zip(names, pool.map(md5, [root / name for name in names]), strict=True)))
+    return f"md5:{digests['']}" if "" in digests else listing_hash(digests)
 
 
 def listing_hash(digests: Mapping[str, str]) -> str:
@@ -74,6 +90,21 @@ def md5(path: Path) -> str:
     """Return the MD5 of a file, by which DVC and S3 name contents."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def _below(root: Path) -> list[str]:
+    """Return the paths of the files below `root`; of a file, an empty one."""
+    if root == NOTHING:
+        return []
+    if root.is_file():
+        return [""]
+    return [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+
+
+def _hashed(root: Path, names: Iterable[str]) -> dict[str, str]:
+    names = list(names)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # hashing does not hold the interpreter's lock
+        return dict(zip(names, pool.map(md5, [root / name for name in names]), strict=True))
 
 
 def remote(section: params.Ingest) -> "cache.Remote":

@@ -50,6 +50,7 @@ class Pipeline(Section):
     cpu: str = Field("2", pattern=r"^\d+(\.\d+)?m?$", description="cores a task may use")
     memory: str = Field("8Gi", pattern=r"^\d+(\.\d+)?([KMGT]i?)?$", description="bytes a task may use")
     retries: int = Field(1, ge=0, le=10)
+    shards: int = Field(1, ge=1, le=1000, description="steps side by side that ingest and preprocess are cut into")
     experiment: str = Field("medloop", min_length=1, max_length=128, description="that runs and schedules belong to")
     images: dict[Stage, str] = Field(
         {}, description="by stage: image reference in place of the default; one by digest may be cached"

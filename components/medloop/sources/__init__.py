@@ -10,6 +10,8 @@ and optionally
 - `multi_label(options)`: whether an image may have several labels (else: no);
 - `total(root, options)`: how many items there are, for the progress bar;
 - `notes(options)`: sentences for the report, e.g. the data's licence;
+- `lists_from(options)`: the files below the root that `items` reads in order to list, None for all of them (else: all);
+  of the others the names are enough, so that a shard does not fetch what it does not decode;
 - `SIMULATED = True`: no sample comes from a patient.
 """
 
@@ -48,3 +50,5 @@ class Item:
 
     key: str  # names the item in the private list of rejects, e.g. its path: never shown elsewhere
     read: Callable[[], Iterable[Sample]]
+    file: str | None = None  # below the root, and the key too: what it is read from, where that is one file
+    row: object = None  # what it is given beside the file and the options, e.g. by a label table; it has a `repr`

@@ -42,7 +42,12 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
     labels.match(keys, rows, table)
     for file in files:
         row = rows[keys[file]] if file in keys else None
-        yield Item(file, partial(_samples, root / file, file, row, options))
+        yield Item(file, partial(_samples, root / file, file, row, options), file, row)
+
+
+def lists_from(options: Options) -> set[str] | None:
+    """Return the label table, where it knows files by their paths; None, for headers, where it knows them by those."""
+    return {options.labels.as_posix()} if options.match == "path" else None
 
 
 def total(root: Path, options: Options) -> int:

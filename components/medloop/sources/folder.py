@@ -36,7 +36,12 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
     else:
         rows = _by_folder(files, options)
     for file in files:
-        yield Item(file, partial(_samples, root / file, file, rows[file]))
+        yield Item(file, partial(_samples, root / file, file, rows[file]), file, rows[file])
+
+
+def lists_from(options: Options) -> set[str]:
+    """Return the label table, if there is one."""
+    return {options.labels.as_posix()} if options.labels else set()
 
 
 def total(root: Path, options: Options) -> int:

@@ -1,76 +1,149 @@
-"""Read a source, split it by patient, look for leaks, pack it."""
+"""Read a source, split it by patient, look for leaks, pack it: at once, or shard by shard."""
 
-import hashlib
 from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pandas as pd
 
-from medloop import leaks, manifest, packing, params, plugins, privacy, provenance, sources
+from medloop import decoding, joining, leaks, manifest, packing, params, plugins, privacy, provenance, reuse, sources
+from medloop.decoding import Listing
 from medloop.errors import Refused
-from medloop.fetching.data import fetched
+from medloop.fetching import data
+from medloop.shards import Shard
 
 REPORT = "ingest.json"
 
 
-def ingest(base: params.Base, section: params.Ingest, *, samples: Path) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Job:
+    """What decides the samples, but for the data."""
+
+    base: params.Base
+    section: params.Ingest
+    source: ModuleType
+    options: params.Section
+    pseudonyms: privacy.Pseudonyms
+    recipe: str
+
+
+def ingest(
+    base: params.Base,
+    section: params.Ingest,
+    *,
+    samples: Path,
+    parts: Sequence[Path] = (),
+    previous: Path | None = None,
+) -> dict[str, Any]:
     """Write the samples of `section.source` to `samples`, and return what `ingest.json` says of them.
+
+    The bytes are the same whatever the number of `parts`, and whatever is taken over. What is returned counts the
+    `items` too, and those `taken_over`.
+
+    Args:
+        base: the parameters that all stages share.
+        section: those of this one.
+        samples: where to.
+        parts: what `ingest_part` wrote for each shard; none: all is read here.
+        previous: earlier samples, to take over what would come out the same; damaged ones are left alone.
 
     Raises:
         Refused: the source, its options or its data are not fit to go on; the message says which, and what to do.
         Unreachable: the server that has the data does not answer.
     """
-    privacy.folder()
-    source, options = _source(section)
-    pseudonyms = privacy.Pseudonyms.load()
-    _check_key(samples, pseudonyms)
+    job = _job(base, section)
+    _check_key(samples, job.pseudonyms)
     with (
-        fetched(section) as (root, data_hash),
+        _joined(job, parts) if parts else _read(job, Listing(job.pseudonyms), Shard(), previous) as items,
         provenance.writing(
-            "ingest", base, section, samples, key_fingerprint=pseudonyms.fingerprint, data_hash=data_hash
+            "ingest",
+            base,
+            section,
+            samples,
+            data_hash=data.combined(items.digests),
+            **_made_with(job),
         ) as (folder,),
     ):
-        items = source.items(root, options, seed=base.seed)
-        total = source.total(root, options) if hasattr(source, "total") else None
-        packed = packing.pack(items, section, pseudonyms, folder, total)
+        packed = packing.pack(items.entries, folder, items.total)
         packing.check(packed, section)
-        table, official = _split(packed, section.split)
-        pairs = leaks.find(table, manifest.Pixels(folder), section.leak_thresholds)
-        dropped = _leave_out(pairs, packed, table, section)
-        table = table[~table["sample_id"].isin(dropped)].reset_index(drop=True)
-        facts = manifest.Facts(
-            classes=_classes(source, options, table),
-            source=section.source,
-            simulated=getattr(source, "SIMULATED", False),
-            multi_label=_multi_label(source, options),
-            official_split=official,
-            has_patients=bool(table["patient_id"].notna().all()),
-            leaks=section.leaks,
-            leak_pairs=_left_in(pairs, section),
-            key_fingerprint=pseudonyms.fingerprint,
-        )
-        _check_table(table, facts)
-        manifest.write(table, facts, folder)
-        report = {
-            "counts": _counts(table, facts),
-            "rejected": [{"pseudonym": pseudonym, "reason": reason} for pseudonym, reason, _ in packed.rejected],
-            "leaks": pairs.round({"correlation": 6}).to_dict("records"),
-            "dropped": sorted(dropped),
-            "notes": [*_notes(source, options), *_remarks(packed, table, facts, dropped)],
-        }
-        provenance.write_json(folder / REPORT, report)
-    return report
+        report = _finish(packed, job, folder)
+    return report | {"items": packed.count, "taken_over": packed.taken}
 
 
-def side(patient: str, split: params.Split) -> str:
-    """Return train, val or test for a patient: the same one whoever else is in the data."""
-    digest = hashlib.sha256((split.salt + patient).encode("utf-8", "surrogateescape")).digest()
-    share = int.from_bytes(digest[:8], "big") / 2**64
-    if share < split.test:
-        return "test"
-    return "val" if share < split.test + split.val else "train"
+def ingest_part(
+    base: params.Base, section: params.Ingest, *, part: Path, shard: int, shards: int, previous: Path | None = None
+) -> dict[str, int]:
+    """Write what comes of the items of one of `shards` shards to `part`, and return how many there were.
+
+    It names neither a patient nor a file, and is judged by `ingest`, which takes the parts of all shards.
+
+    Raises:
+        Refused, Unreachable: as `ingest`.
+    """
+    job, own = _job(base, section), Shard(shard, shards)
+    listing, made = Listing(job.pseudonyms), _made_with(job)
+    with (
+        _read(job, listing, own, previous) as items,
+        provenance.writing(joining.STAGE, base, section, part, shard=[shard, shards], **made) as (folder,),
+    ):
+        packed = packing.pack(items.entries, folder, items.total)
+        files = {job.pseudonyms.of("item", path): md5 for path, md5 in items.digests.items()}
+        joining.write(packed, listing, {file: md5 for file, md5 in files.items() if own.owns(file)}, folder)
+    return {"items": packed.count, "taken_over": packed.taken}
+
+
+def said(report: Mapping[str, Any]) -> str:
+    """Return what people are told of the items."""
+    taken = report["taken_over"]
+    return f"{report['items']} items: {report['items'] - taken} read, {taken} taken over from earlier samples"
+
+
+def _job(base: params.Base, section: params.Ingest) -> Job:
+    privacy.folder()
+    source, options = _source(section)
+    return Job(
+        base, section, source, options, privacy.Pseudonyms.load(), decoding.recipe(base, section, source, options)
+    )
+
+
+def _made_with(job: Job) -> dict[str, Any]:
+    return {"key_fingerprint": job.pseudonyms.fingerprint, "recipe": job.recipe}
+
+
+@contextmanager
+def _read(job: Job, listing: Listing, shard: Shard, previous: Path | None) -> Iterator[joining.Items]:
+    """Yield the items of a shard, with the data in reach."""
+    with data.fetched(job.section, _wanted(job, shard)) as (root, digests):
+        earlier = reuse.Earlier(previous, job.recipe)
+        decode = decoding.Decoding(job.section, job.pseudonyms, digests, shard, earlier)
+        items = job.source.items(root, job.options, seed=job.base.seed)
+        total = job.source.total(root, job.options) if shard.count == 1 and hasattr(job.source, "total") else None
+        yield joining.Items(decode.entries(items, listing), total, digests)
+
+
+@contextmanager
+def _joined(job: Job, parts: Sequence[Path]) -> Iterator[joining.Items]:
+    """Yield the items of all shards."""
+    made = {"stage": joining.STAGE, "parameters": provenance.stated(job.base, job.section), **_made_with(job)}
+    yield joining.joined(parts, job.section, job.pseudonyms, made)
+
+
+def _wanted(job: Job, shard: Shard) -> data.Wanted:
+    """Return which files a shard needs: its own, and those that the source reads to list."""
+    if shard.count == 1:
+        return data.everything
+
+    def own(path: str) -> bool:
+        return shard.owns(job.pseudonyms.of("item", path))
+
+    if not data.is_remote(job.section):  # all are there: this is about which are hashed
+        return own
+    needed = job.source.lists_from(job.options) if hasattr(job.source, "lists_from") else None
+    return data.everything if needed is None else lambda path: path in needed or own(path)
 
 
 def _source(section: params.Ingest) -> tuple[ModuleType, params.Section]:
@@ -95,15 +168,46 @@ def _check_key(samples: Path, pseudonyms: privacy.Pseudonyms) -> None:
         )
 
 
-def _split(packed: packing.Packed, split: params.Split) -> tuple[pd.DataFrame, bool]:
-    """Return the table with every sample on a side, and whether the source itself says which."""
-    table = packed.table
-    given = int(table["split"].notna().sum())
-    if given not in (0, len(table)):
-        raise Refused(f"the source must give a split for every sample or for none, got one for {given} of {len(table)}")
-    if not given:
-        table["split"] = [side(group, split) for group in packed.groups]
-    return table, bool(given)
+def _finish(packed: packing.Packed, job: Job, folder: Path) -> dict[str, Any]:
+    """Judge what was packed, write its manifest and report to `folder`, and return the report."""
+    section = job.section
+    table, official = packed.table, _official(packed)
+    pairs = leaks.find(table, manifest.Pixels(folder), section.leak_thresholds)
+    dropped = _leave_out(pairs, packed, table, section)
+    table = table[~table["sample_id"].isin(dropped)].reset_index(drop=True)
+    facts = manifest.Facts(
+        classes=_classes(job.source, job.options, table),
+        source=section.source,
+        simulated=getattr(job.source, "SIMULATED", False),
+        multi_label=_multi_label(job.source, job.options),
+        official_split=official,
+        has_patients=bool(table["patient_id"].notna().all()),
+        leaks=section.leaks,
+        leak_pairs=_left_in(pairs, section),
+        key_fingerprint=job.pseudonyms.fingerprint,
+    )
+    _check_table(table, facts)
+    manifest.write(table, facts, folder)
+    packed.write_items(folder)
+    report = {
+        "counts": _counts(table, facts),
+        "rejected": [{"pseudonym": pseudonym, "reason": reason} for pseudonym, reason, _ in packed.rejected],
+        "leaks": pairs.round({"correlation": 6}).to_dict("records"),
+        "dropped": sorted(dropped),
+        "notes": [*_notes(job.source, job.options), *_remarks(packed, table, facts, dropped)],
+    }
+    provenance.write_json(folder / REPORT, report)
+    return report
+
+
+def _official(packed: packing.Packed) -> bool:
+    """Tell whether the source itself says on which side each sample stands."""
+    if packed.official not in (0, len(packed.keys)):
+        raise Refused(
+            "the source must give a split for every sample or for none, got one for "
+            f"{packed.official} of {len(packed.keys)}"
+        )
+    return packed.official > 0
 
 
 def _leave_out(pairs: pd.DataFrame, packed: packing.Packed, table: pd.DataFrame, section: params.Ingest) -> set[str]:
@@ -178,7 +282,7 @@ def _remarks(packed: packing.Packed, table: pd.DataFrame, facts: manifest.Facts,
             "two sides, and the intervals take each image for a patient."
         )
     if packed.rejected:
-        remarks.append(f"{len(packed.rejected)} of {packed.items} items could not be read and are left out.")
+        remarks.append(f"{len(packed.rejected)} of {packed.count} items could not be read and are left out.")
     if dropped:
         remarks.append(f"{len(dropped)} train or validation samples are left out: their copy stands on another side.")
     if facts.leak_pairs:

@@ -1,0 +1,41 @@
+"""Takes over from earlier samples what would come out the same: same file, label, options, key and code."""
+
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from medloop import packing, privacy, provenance
+from medloop.errors import Refused
+
+log = logging.getLogger(__name__)
+
+
+def version(pseudonyms: privacy.Pseudonyms, md5: str | None, row: object) -> str | None:
+    """Return a keyed digest of what an item is read from; None where it is no file of its own."""
+    return None if md5 is None else pseudonyms.of("version", f"{md5} {row!r}")
+
+
+class Earlier:
+    """Earlier samples, or none; those of another recipe count for none."""
+
+    def __init__(self, folder: Path | None = None, recipe: str = "") -> None:
+        self._places = dict[str, int]()  # of each item, by its pseudonym
+        if folder is None or not (folder / packing.ITEMS).exists():
+            return
+        try:
+            if provenance.read_lineage(folder).get("recipe") != recipe:
+                return
+            provenance.verify(folder)
+        except Refused as error:
+            log.warning("Nothing is taken over from earlier samples: %s", error)
+            return
+        self._stored = packing.Stored(folder, "manifest.parquet")
+        self._places = {item: place for place, item in enumerate(self._stored.items["item"].to_pylist())}
+
+    def rows(self, item: str, version: str | None, key: str) -> Iterable[packing.Row] | None:
+        """Return the rows of an item, None where it has to be read; `key` names it in the private list."""
+        if version is None or item not in self._places:
+            return None
+        found = self._stored.item(self._places[item])
+        same = found["version"] == version and found["reason"] is None and self._stored.holds(found)
+        return self._stored.rows(found, key) if same else None
