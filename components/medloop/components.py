@@ -31,9 +31,12 @@ def ingest(
     params: str,
     samples: Output[Dataset],
     parts: Input[list[Dataset]] = None,
-    previous: Input[Dataset] | None = None,
+    kept: str = "",
 ) -> None:
-    """Decode the source into packed samples with pseudonyms and splits, or put together what `ingest_part` decoded."""
+    """Decode the source into packed samples with pseudonyms and splits, or put together what `ingest_part` decoded.
+
+    What was `kept` under a name by an earlier run is taken over where it would come out the same.
+    """
     from pathlib import Path
 
     from medloop import kubeflow
@@ -45,16 +48,15 @@ def ingest(
             *parse(params, Ingest),
             samples=Path(samples.path),
             parts=[Path(part.path) for part in parts or ()],
-            previous=Path(previous.path) if previous else None,
+            previous=kubeflow.kept(kept),
         )
         print(said(report))  # noqa: T201
+        kubeflow.keep(Path(samples.path), kept)
     kubeflow.describe(samples, **kubeflow.data(samples))
 
 
 @component
-def ingest_part(
-    params: str, shard: int, shards: int, part: Output[Dataset], previous: Input[Dataset] | None = None
-) -> None:
+def ingest_part(params: str, shard: int, shards: int, part: Output[Dataset], kept: str = "") -> None:
     """Decode one of several shards of the source."""
     from pathlib import Path
 
@@ -68,7 +70,7 @@ def ingest_part(
             part=Path(part.path),
             shard=int(shard),
             shards=int(shards),
-            previous=Path(previous.path) if previous else None,
+            previous=kubeflow.kept(kept),
         )
         print(said(report))  # noqa: T201
     kubeflow.describe(part)

@@ -2,7 +2,9 @@
 
 import json
 import os
+import shutil
 import sys
+import tempfile
 import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -56,6 +58,31 @@ def data(samples: Any) -> dict[str, str]:
     """Return the hash of the data that a KFP artifact of samples was made of, where there was any."""
     found = provenance.read_lineage(Path(samples.path)).get("data_hash")
     return {"data_hash": found} if found else {}
+
+
+def kept(name: str) -> Path | None:
+    """Return where runs keep their latest samples for the next one: in $MEDLOOP_STATE, which all steps share."""
+    return Path(os.environ.get("MEDLOOP_STATE") or ".medloop") / "samples" / name if name else None
+
+
+def keep(samples: Path, name: str) -> None:
+    """Keep a copy of the samples, or links to its files, in place of what was kept before under the name."""
+    if (place := kept(name)) is None:
+        return
+    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=place.parent))
+    try:
+        shutil.copytree(samples, partial, copy_function=_link_or_copy, dirs_exist_ok=True)
+        provenance.replace(partial, place)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _link_or_copy(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # on another disk, say
+        shutil.copyfile(source, target)
 
 
 def show(artifact: Any, result: Mapping[str, Any]) -> None:

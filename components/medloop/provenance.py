@@ -161,7 +161,7 @@ def writing(
         for folder in partial:
             write_json(folder / LINEAGE, lineage | {"outputs": tree(folder)})
         for folder, path in zip(partial, outputs, strict=True):
-            _replace(folder, path)
+            replace(folder, path)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
             raise Refused(
@@ -209,7 +209,8 @@ def _old(path: Path) -> Path:
     return path.parent / f".{path.name}.old"
 
 
-def _replace(new: Path, path: Path) -> None:
+def replace(new: Path, path: Path) -> None:
+    """Put the folder `new` in the place of `path`, which is there, old or new, at all times but for a moment."""
     old = _old(path)
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():

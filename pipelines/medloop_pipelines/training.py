@@ -43,7 +43,8 @@ def _scheduled_loop(params: Params) -> None:
     look = components.look(params=dump(params.base, params.ingest), settings=settings)
     _dressed(look, images.of("ingest", params.pipeline), params).set_caching_options(False)
     with dsl.If(look.outputs["Output"] != "", name="something-new"):
-        samples, register = _loop(params, watermark=look.outputs["Output"], settings=settings)
+        kept = params.base.model_name
+        samples, register = _loop(params, kept, watermark=look.outputs["Output"], settings=settings)
         text = dump(params.base, params.promote)
         promote = components.promote(params=text, version=register.outputs["Output"], samples=samples)
         _dressed(promote, images.of("register", params.pipeline), params).set_caching_options(False)
@@ -56,9 +57,15 @@ def _settings(params: Params) -> str:
     return provenance.json_digest([params.base.model_dump(mode="json"), sections, used])
 
 
-def _loop(params: Params, **origin: Any) -> tuple[Any, dsl.PipelineTask]:
-    """Put the stages together, and return the samples and the task that registers."""
-    samples = _ingested(params)
+def _loop(params: Params, kept: str = "", **origin: Any) -> tuple[Any, dsl.PipelineTask]:
+    """Put the stages together, and return the samples and the task that registers.
+
+    Args:
+        params: what the stages are told.
+        kept: name under which the samples of one run are kept for the next.
+        origin: what `register` is told beside them.
+    """
+    samples = _ingested(params, kept)
 
     validate = _task("validate", params, samples=samples)
     validation = validate.outputs["validation"]
@@ -78,14 +85,14 @@ def _loop(params: Params, **origin: Any) -> tuple[Any, dsl.PipelineTask]:
     return samples, register.set_caching_options(False)  # it asks a server that KFP cannot see
 
 
-def _ingested(params: Params) -> Any:
+def _ingested(params: Params, kept: str) -> Any:
     """Return the samples; ingest reads a folder that KFP cannot see, and may not come out of its cache."""
     parts = {}
     if params.pipeline.shards > 1:
         with _shards("ingest", params) as shard:
-            part = _part("ingest", params, shard).set_caching_options(False)
+            part = _part("ingest", params, shard, kept=kept).set_caching_options(False)
         parts["parts"] = dsl.Collected(part.outputs["part"])
-    return _task("ingest", params, **parts).set_caching_options(False).outputs["samples"]
+    return _task("ingest", params, kept=kept, **parts).set_caching_options(False).outputs["samples"]
 
 
 def _preprocessed(params: Params, **inputs: Any) -> dsl.PipelineTask:

@@ -62,6 +62,7 @@ def test_runs_over_growing_data(project):
     support.dicom_tree(project.folder / "data/wards", 90, name=CANARY)
     third = ran(project, "artifacts/third", "--set", "promote.automatic=true")
     assert third["look"]["reason"].startswith("no version came of this data yet (91 files")
+    assert "90 items: 10 read, 80 taken over from earlier samples" in project.output
     assert third["register"]["Output"].endswith("/2")
     assert third["promote"]["Output"].startswith("version 2 became champion")
     before, after = splits(project, "artifacts/first"), splits(project, "artifacts/third")

@@ -1,6 +1,7 @@
 """Ingest to preprocess as a pipeline whose first steps run shard by shard. Takes about two minutes."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -104,23 +105,26 @@ def test_a_shard_that_fails_is_named(tmp_path, capfd):
     assert "20 of 20 files have no label" in capfd.readouterr().out
 
 
-def test_earlier_samples_are_an_input_of_a_step_and_of_its_shards(tmp_path, capfd):
+def test_samples_are_kept_for_the_next_step_and_for_its_shards(tmp_path, capfd):
     few, many = (settings(support.dicom_tree(tmp_path / str(n), n, name=CANARY), 2) for n in (40, 44))
 
     @dsl.pipeline(name="twice")
     def twice() -> None:
-        first = components.ingest(params=params.dump(few.base, few.ingest)).outputs["samples"]
+        first = components.ingest(params=params.dump(few.base, few.ingest), kept="wards")
         text = params.dump(many.base, many.ingest)
         with dsl.ParallelFor([0, 1]) as shard:
-            part = components.ingest_part(params=text, shard=shard, shards=2, previous=first)
-        components.ingest(params=text, parts=dsl.Collected(part.outputs["part"]))
-        components.ingest(params=text, previous=first)
+            part = components.ingest_part(params=text, shard=shard, shards=2, kept="wards").after(first)
+        second = components.ingest(params=text, parts=dsl.Collected(part.outputs["part"]))
+        components.ingest(params=text, kept="wards").after(second)
 
     steps = run(twice, tmp_path / "runs")
     assert contents(steps / "ingest-2/samples") == contents(steps / "ingest-3/samples")
     said = capfd.readouterr().out
     assert "44 items: 4 read, 40 taken over from earlier samples" in said
     assert "40 items: 40 read, 0 taken over from earlier samples" in said
+    kept = Path(os.environ["MEDLOOP_STATE"]) / "samples/wards"
+    assert contents(kept) == contents(steps / "ingest-3/samples")
+    assert [path.name for path in kept.parent.iterdir()] == ["wards"]
 
 
 def compiled(folder: Path, *, scheduled: bool = False, **pipeline) -> dict:
