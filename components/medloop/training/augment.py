@@ -13,7 +13,7 @@ class Part:
     """Which of `count` images are at hand: random numbers are drawn for all, so that a part changes as in the whole."""
 
     count: int
-    rows: slice = slice(None)
+    rows: slice
 
 
 def augment(
@@ -26,7 +26,7 @@ def augment(
     """
     if section == params.Augment():
         return images
-    part = part or Part(len(images))
+    part = part or Part(len(images), slice(None))
     if section.rotate_deg or section.zoom or section.shift:
         images = _moved(images, section, random, part)
     if section.flip_horizontal:

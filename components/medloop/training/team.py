@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from medloop.errors import Unreachable
+from medloop.errors import Refused, Unreachable
 from medloop.training import rollcall
 from medloop.training.seat import Seat
 
@@ -39,6 +39,9 @@ class Team:
     def agree(self, said: Any) -> Any:
         """Return what node 0 says, `said` there; the others wait for it."""
         return said
+
+
+ALONE = Team()
 
 
 class Several(Team):
@@ -124,14 +127,14 @@ def joined(seat: Seat | None, facts: Mapping[str, str], seconds: float = JOIN_S)
         Refused: two nodes differ in a fact, by its name.
     """
     if seat is None:
-        yield Team()
+        yield ALONE
         return
     deadline = time.monotonic() + seconds
     team = Several(seat, rollcall.call(seat, facts, deadline) if seat.node == 0 else rollcall.answer(seat, facts, deadline))
     try:
         _connect(seat)
         yield team
-    except Unreachable:
+    except Refused:
         raise
     except Exception as error:
         if loss := team.loss():
