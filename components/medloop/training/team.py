@@ -5,7 +5,6 @@ connections stay: over them goes what node 0 decides after an epoch, and by thei
 Gradients go another way, through the collectives of JAX.
 """
 
-import atexit
 import json
 import os
 import queue
@@ -105,13 +104,15 @@ class Several(Team):
         self._noticed.set()
         if self.leads:
             self._tell({"lost": other})
+        if other == 0:
+            self._give_up()  # JAX is about to abort this process, and would not say as much
         self._said.put({"lost": other})
         timer = threading.Timer(LEAVE_S, self._give_up)
         timer.daemon = True
         timer.start()
 
     def _give_up(self) -> None:
-        """End a process that a collective holds: it cannot be interrupted."""
+        """End the process at once: what holds it is a collective, which cannot be interrupted."""
         if not self._leaving:
             error = self.loss()
             print(f"medloop: {error}", file=sys.stderr, flush=True)  # noqa: T201
@@ -150,6 +151,7 @@ def _connect(seat: Seat) -> None:
 
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     jax.config.update("jax_enable_preemption_service", False)  # it would keep SIGTERM from ending the process
+    jax.config.update("jax_enable_recoverability", True)  # else the end of a node aborts the others without a word
     jax.distributed.initialize(
         seat.address,
         seat.nodes,
@@ -159,7 +161,6 @@ def _connect(seat: Seat) -> None:
         heartbeat_timeout_seconds=int(LEAVE_S) * 2,
         shutdown_timeout_seconds=int(LEAVE_S),
     )
-    atexit.unregister(jax.distributed.shutdown)  # it would wait for nodes that are gone; `part` says when all leave
 
 
 def part(team: Team) -> None:
