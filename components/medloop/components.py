@@ -83,17 +83,26 @@ def preprocess(
 
 
 @component
-def train(params: str, arrays: Input[Dataset], model: Output[Model], metrics: Output[Metrics]) -> None:
-    """Train the one architecture that `params` names."""
+def train(
+    params: str, arrays: Input[Dataset], model: Output[Model], metrics: Output[Metrics], job: str = ""
+) -> None:
+    """Train the one architecture that `params` names: here, or on the nodes of the TrainJob that `job` describes."""
     from pathlib import Path
 
     from medloop import kubeflow
-    from medloop.params import Train, parse
-    from medloop.stages.train import train
+    from medloop.params import Train, TrainJob, parse
 
     base, section = parse(params, Train)
+    paths = {"arrays": Path(arrays.path), "model": Path(model.path)}
     with kubeflow.step(f"train-{section.architectures[0]}"):
-        result = train(base, section, arrays=Path(arrays.path), model=Path(model.path))
+        if job:
+            from medloop_pipelines import trainjob
+
+            result = trainjob.train(base, section, job=TrainJob.model_validate_json(job), **paths)
+        else:
+            from medloop.stages.train import train
+
+            result = train(base, section, **paths)
     kubeflow.describe(model, architecture=section.architectures[0], framework="keras")
     for name, value in result.items():
         metrics.log_metric(name, value)

@@ -51,8 +51,10 @@ class Several(Team):
         self._links, self._said = dict(links), queue.SimpleQueue[Any]()
         self._lost: int | None = None
         self._leaving, self._noticed = False, threading.Event()
-        for other, link in self._links.items():
-            threading.Thread(target=self._listen, args=(other, link), daemon=True).start()
+        listening = [threading.Thread(target=self._listen, args=each, daemon=True) for each in self._links.items()]
+        self._listening = listening
+        for thread in listening:
+            thread.start()
 
     def agree(self, said: Any) -> Any:
         if self.leads:
@@ -76,7 +78,14 @@ class Several(Team):
         """Say that the end of the connections is no loss from now on."""
         self._leaving = True
 
+    def wait(self) -> None:
+        """Return when the others have hung up, after LEAVE_S at the latest."""
+        deadline = time.monotonic() + LEAVE_S
+        for thread in self._listening:
+            thread.join(max(0.0, deadline - time.monotonic()))
+
     def close(self) -> None:
+        """Hang up."""
         self._leaving = True
         for link in self._links.values():
             with rollcall.unless_gone():
@@ -165,8 +174,17 @@ def _connect(seat: Seat) -> None:
 
 def part(team: Team) -> None:
     """Wait until all nodes are through with training; from then on each may end when it likes."""
-    if isinstance(team, Several):
-        import jax
+    if not isinstance(team, Several):
+        return
+    import jax
 
+    if team.leads:
+        team.leave()
+        team.agree(None)
+        team.wait()  # the service of JAX, which is here, must be the last to go
+        jax.distributed.shutdown()
+    else:
+        team.agree(None)
         team.leave()
         jax.distributed.shutdown()
+        team.close()
