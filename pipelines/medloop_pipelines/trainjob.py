@@ -26,6 +26,7 @@ from medloop_pipelines import trainers
 from medloop_pipelines.training import SHARED
 
 POLL_S = 2.0
+SETTLE_S = 60.0
 TAIL = 10  # lines of the log of a node that failed
 
 
@@ -157,11 +158,19 @@ def _wait(client: TrainerClient, name: str, folder: Path) -> None:
         if state.status == "Complete":
             return
         if state.status == "Failed":
-            raise Refused(_why(client, name, state, folder))
+            raise Refused(_why(client, name, _settled(client, name), folder))
         if log is None and told.get("node-0") == "Running":
             log = threading.Thread(target=trainers.relay, args=(client, name, _say), daemon=True)
             log.start()
         time.sleep(POLL_S)
+
+
+def _settled(client: TrainerClient, name: str) -> Any:
+    """Return how a failed job stands once its nodes have ended, which they do when one of them is gone."""
+    deadline = time.monotonic() + SETTLE_S
+    while any(step.status == "Running" for step in trainers.state(client, name).steps) and time.monotonic() < deadline:
+        time.sleep(POLL_S)
+    return trainers.state(client, name)
 
 
 def _why(client: TrainerClient, name: str, state: Any, folder: Path) -> str:

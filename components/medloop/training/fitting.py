@@ -140,6 +140,7 @@ def _as_first(state: State, variables: list[Any], team: Team) -> State:
     """Return the state of the first node, and set the variables as they are there."""
     from medloop.training import spread
 
+    team.meet()
     values = spread.from_first([keras.ops.convert_to_numpy(variable) for variable in variables])
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)

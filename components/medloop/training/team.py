@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from medloop import failures
 from medloop.errors import Refused, Unreachable
 from medloop.training import rollcall
 from medloop.training.seat import Seat
@@ -39,6 +40,9 @@ class Team:
         """Return what node 0 says, `said` there; the others wait for it."""
         return said
 
+    def meet(self) -> None:
+        """Wait until all nodes are here: a first collective gives up soon, and node 0 has more to start."""
+
 
 ALONE = Team()
 
@@ -60,9 +64,20 @@ class Several(Team):
         if self.leads:
             self._tell({"said": said})
             return said
+        return self._heard()
+
+    def meet(self) -> None:
+        if self.leads:
+            for _ in self._links:
+                self._heard()
+        else:
+            self._tell({"said": "here"})
+        self.agree("all here")
+
+    def _heard(self) -> Any:
         heard = self._said.get()
-        if "lost" in heard:
-            raise self.loss()
+        if "lost" in heard and (loss := self.loss()):
+            raise loss
         return heard["said"]
 
     def loss(self) -> Unreachable | None:
@@ -103,7 +118,8 @@ class Several(Team):
                 heard = json.loads(text)
                 if "lost" in heard:
                     self._lose(heard["lost"])
-                self._said.put(heard)
+                else:
+                    self._said.put(heard)
         self._lose(other)
 
     def _lose(self, other: int) -> None:
@@ -125,22 +141,23 @@ class Several(Team):
         if not self._leaving:
             error = self.loss()
             print(f"medloop: {error}", file=sys.stderr, flush=True)  # noqa: T201
+            failures.leave(f"node-{self.node}", str(error))
             os._exit(Unreachable.exit_code)
 
 
 @contextmanager
-def joined(seat: Seat | None, facts: Mapping[str, str], seconds: float = JOIN_S) -> Iterator[Team]:
+def joined(seat: Seat | None, facts: Mapping[str, str]) -> Iterator[Team]:
     """Yield the team once all nodes have come and agree on `facts`; JAX then knows the devices of all of them.
 
     Raises:
-        Unreachable: node 0 does not answer, or a node does not come within `seconds`; later, a node is gone.
+        Unreachable: node 0 does not answer, or a node does not come within JOIN_S; later, a node is gone.
         Refused: two nodes differ in a fact, by its name.
     """
     if seat is None:
         yield ALONE
         return
-    deadline = time.monotonic() + seconds
-    team = Several(seat, rollcall.call(seat, facts, deadline) if seat.node == 0 else rollcall.answer(seat, facts, deadline))
+    find = rollcall.call if seat.node == 0 else rollcall.answer
+    team = Several(seat, find(seat, facts, time.monotonic() + JOIN_S))
     try:
         _connect(seat)
         yield team
