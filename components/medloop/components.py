@@ -83,9 +83,7 @@ def preprocess(
 
 
 @component
-def train(
-    params: str, arrays: Input[Dataset], model: Output[Model], metrics: Output[Metrics], job: str = ""
-) -> None:
+def train(params: str, arrays: Input[Dataset], model: Output[Model], metrics: Output[Metrics], job: str = "") -> None:
     """Train the one architecture that `params` names: here, or on the nodes of the TrainJob that `job` describes."""
     from pathlib import Path
 

@@ -17,7 +17,11 @@ from urllib3.exceptions import HTTPError
 
 from medloop.errors import Refused, Unreachable
 
-PASSED = ("MLFLOW_TRACKING_URI", "MEDLOOP_IMAGE_DIGEST", "AWS_ENDPOINT_URL")  # no secret: a TrainJob can be read by many
+PASSED = (
+    "MLFLOW_TRACKING_URI",
+    "MEDLOOP_IMAGE_DIGEST",
+    "AWS_ENDPOINT_URL",
+)  # no secret: a TrainJob can be read by many
 OUTAGE_S = 120.0  # without an answer of the API, while a job runs
 REMEDY = "see `Training on several hosts` in infra/README.md"
 
@@ -89,7 +93,9 @@ def remove(client: TrainerClient, name: str) -> None:
     deadline = time.monotonic() + OUTAGE_S
     while name in _names(client):
         if time.monotonic() > deadline:
-            raise Refused(f"TrainJob {name} was deleted and is still there: `kubectl describe trainjob {name}` says why")
+            raise Refused(
+                f"TrainJob {name} was deleted and is still there: `kubectl describe trainjob {name}` says why"
+            )
         time.sleep(1)
 
 

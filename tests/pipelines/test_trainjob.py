@@ -97,7 +97,9 @@ def compared(one, other):
     """Assert that two models went the same way to 1e-5, and return the largest difference in a loss."""
     a, b = (pq.read_table(model / "history.parquet").to_pandas() for model in (one, other))
     assert len(a) == len(b)
-    np.testing.assert_allclose(b[["loss", "val_loss", "val_auc"]], a[["loss", "val_loss", "val_auc"]], atol=1e-5, rtol=0)
+    np.testing.assert_allclose(
+        b[["loss", "val_loss", "val_auc"]], a[["loss", "val_loss", "val_auc"]], atol=1e-5, rtol=0
+    )
     logits = [pq.read_table(model / "validation.parquet").to_pandas()[["logit_0", "logit_1"]] for model in (one, other)]
     np.testing.assert_allclose(*logits, atol=1e-4)
     return float((a - b)[["loss", "val_loss"]].abs().max().max())
@@ -132,9 +134,7 @@ def _kill_after_a_checkpoint(folder, container, killed):
     killed.append(container)
 
 
-def test_a_node_that_is_killed_is_named_and_the_next_job_goes_on_after_the_last_whole_epoch(
-    client, place, tmp_path
-):
+def test_a_node_that_is_killed_is_named_and_the_next_job_goes_on_after_the_last_whole_epoch(client, place, tmp_path):
     arrays = write_arrays(tmp_path / "arrays", size=(16, 16, 1), train=3000, signal=5)
     section = TOGETHER.model_copy(update={"epochs": 12, "patience": 12})
     name = trainjob.job_name(params.Base(), section, arrays)
@@ -142,7 +142,9 @@ def test_a_node_that_is_killed_is_named_and_the_next_job_goes_on_after_the_last_
     killer = threading.Thread(target=_kill_after_a_checkpoint, args=(place(name).here, f"{name}-node-1", killed))
     killer.start()
     asked = {"arrays": arrays, "model": tmp_path / "model", "job": JOB, "client": client, "place": place}
-    with pytest.raises(Refused, match=rf"TrainJob {name} failed: node-1 ended without a reason.*node-0: node 1 of 2 is"):
+    with pytest.raises(
+        Refused, match=rf"TrainJob {name} failed: node-1 ended without a reason.*node-0: node 1 of 2 is"
+    ):
         trainjob.train(params.Base(), section, **asked)
     killer.join()
     assert killed

@@ -65,9 +65,7 @@ def _lead(
         kept = checkpoint.Checkpoint(f"{architecture}-{_course(base, section, arrays, name)}")
         spec = _spec(base, section, found)
         with provenance.writing("train", base, section, model, inputs={"arrays": arrays}) as [folder]:
-            trained, state = fitting.fit(
-                spec, found, task, section, seed=base.seed, checkpoint=kept, log=log, team=us
-            )
+            trained, state = fitting.fit(spec, found, task, section, seed=base.seed, checkpoint=kept, log=log, team=us)
             team.part(us)
             export.save_keras(trained, folder / "model.keras")
             export_onnx(folder / "model.keras", folder / "model.onnx")

@@ -18,9 +18,7 @@ Advance = Callable[[Segment], np.ndarray]
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
-def trainer(
-    network: keras.Model, optimizer: keras.Optimizer, loss: Any, *, loop: bool, spread: Any = None
-) -> Advance:
+def trainer(network: keras.Model, optimizer: keras.Optimizer, loss: Any, *, loop: bool, spread: Any = None) -> Advance:
     """Return a function that takes one optimiser step per batch of a segment, and returns the losses (S,).
 
     Args:

@@ -31,7 +31,9 @@ def call(seat: Seat, facts: Mapping[str, str], deadline: float) -> dict[int, soc
             guest = _next(door, deadline)
             if guest is None:
                 absent = ", ".join(str(node) for node in range(seat.nodes) if node not in known)
-                problem = f"of {seat.nodes} nodes {absent} did not come to node 0 at {seat.address} in time: see their logs"
+                problem = (
+                    f"of {seat.nodes} nodes {absent} did not come to node 0 at {seat.address} in time: see their logs"
+                )
                 _tell(links, {"refused": problem})
                 raise Unreachable(problem)
             hello = _greeting(guest, deadline)
@@ -115,7 +117,9 @@ def _listening(seat: Seat) -> Iterator[socket.socket]:
     try:
         door = socket.create_server(("", port), backlog=seat.nodes, reuse_port=False)
     except OSError as error:
-        raise Refused(f"node 0 cannot listen on port {port}: {error.strerror}; end what uses it, or name another") from None
+        raise Refused(
+            f"node 0 cannot listen on port {port}: {error.strerror}; end what uses it, or name another"
+        ) from None
     with door:
         yield door
 
