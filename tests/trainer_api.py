@@ -1,7 +1,7 @@
 """A stand-in for what the Kubeflow SDK asks of Kubernetes; it runs a TrainJob's nodes as processes, and is no cluster.
 
-What it is sent must be a TrainJob to the letter of Kubeflow Trainer's own models. Nodes get the variables that Trainer's
-JAX runtime sets.
+What it is sent must be a TrainJob to the letter of Kubeflow Trainer's own models. Nodes get the variables that its JAX
+runtime sets.
 """
 
 import json
@@ -55,8 +55,8 @@ class Cluster(ThreadingHTTPServer):
             env["PATH"] = f"{Path(sys.executable).parent}:{env['PATH']}"
             folder = self.folder / f"{name}-{i}"
             folder.mkdir(parents=True, exist_ok=True)
-            log = (folder / "log").open("wb")
-            process = subprocess.Popen(trainer["command"], cwd=folder, env=env, stdout=log, stderr=log)
+            with (folder / "log").open("wb") as log:
+                process = subprocess.Popen(trainer["command"], cwd=folder, env=env, stdout=log, stderr=log)
             self.nodes[name].append((process, folder / "log"))
         self.jobs[name] = job
 
@@ -103,7 +103,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def do_GET(self):  # noqa: N802
+    def do_GET(self):
         server, path = self.server, self.path.partition("?")[0]
         server.requests.append(("GET", path))
         job = path.removeprefix(f"{GROUP}/trainjobs/")
@@ -124,7 +124,7 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._answer(404, {})
 
-    def do_POST(self):  # noqa: N802
+    def do_POST(self):
         job = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.requests.append(("POST", self.path))
         if self.path != f"{GROUP}/trainjobs":
@@ -137,7 +137,7 @@ class Handler(BaseHTTPRequestHandler):
             raise
         self._answer(201, job)
 
-    def do_DELETE(self):  # noqa: N802
+    def do_DELETE(self):
         name = self.path.removeprefix(f"{GROUP}/trainjobs/")
         self.server.requests.append(("DELETE", self.path))
         self.server.remove(name)

@@ -91,16 +91,16 @@ def train(params: str, arrays: Input[Dataset], model: Output[Model], metrics: Ou
     from medloop.params import Train, TrainJob, parse
 
     base, section = parse(params, Train)
-    paths = {"arrays": Path(arrays.path), "model": Path(model.path)}
     with kubeflow.step(f"train-{section.architectures[0]}"):
         if job:
             from medloop_pipelines import trainjob
 
-            result = trainjob.train(base, section, job=TrainJob.model_validate_json(job), **paths)
+            where = TrainJob.model_validate_json(job)
+            result = trainjob.train(base, section, arrays=Path(arrays.path), model=Path(model.path), job=where)
         else:
             from medloop.stages.train import train
 
-            result = train(base, section, **paths)
+            result = train(base, section, arrays=Path(arrays.path), model=Path(model.path))
     kubeflow.describe(model, architecture=section.architectures[0], framework="keras")
     for name, value in result.items():
         metrics.log_metric(name, value)

@@ -62,8 +62,8 @@ def _meaning(error: BaseException, runtime: str) -> Refused | None:
         return Unreachable(f"the Kubernetes API does not answer ({type(cause).__name__}: {error}); try again")
     if cause.status == 404:
         return Refused(
-            f"this cluster has no TrainingRuntime {runtime!r} or no Kubeflow Trainer ({error}): install Kubeflow Trainer "
-            f"2.2 or newer and apply infra/k8s/trainer; {REMEDY}"
+            f"this cluster has no TrainingRuntime {runtime!r} or no Kubeflow Trainer ({error}): install Kubeflow "
+            f"Trainer 2.2 or newer and apply infra/k8s/trainer; {REMEDY}"
         )
     if cause.status in (401, 403):
         return Refused(

@@ -1,4 +1,4 @@
-"""The step that trains on several hosts against a stand-in for Kubernetes, through the Kubernetes backend of the SDK."""
+"""The step that trains on several hosts, through the Kubernetes backend of the SDK, against a stand-in."""
 
 import json
 import os
@@ -75,7 +75,7 @@ def test_what_is_asked_for_each_node(cluster, tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "start", lambda job: asked.update(job["spec"]) or _stop())
     write_arrays(tmp_path / "arrays")
     gpus = SECTION.model_copy(update={"gpus_per_node": 4})
-    with pytest.raises(Refused, match="Kubernetes refused: Failed to create TrainJob.*status 422"):
+    with pytest.raises(Refused, match=r"Kubernetes refused: Failed to create TrainJob.*status 422"):
         train(cluster, tmp_path, gpus, JOB.model_copy(update={"accelerator": "nvidia.com/gpu"}))
     assert asked["runtimeRef"] == {"kind": "TrainingRuntime", "name": "medloop-train"} | asked["runtimeRef"]
     trainer = asked["trainer"]

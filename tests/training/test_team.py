@@ -117,7 +117,7 @@ def test_a_first_node_that_does_not_answer_is_named_with_its_address():
 def test_a_port_that_is_taken_is_refused():
     with socket.create_server(("", 0)) as other:
         address = f"127.0.0.1:{other.getsockname()[1]}"
-        with pytest.raises(Refused, match="node 0 cannot listen on port .*: Address already in use"):
+        with pytest.raises(Refused, match=r"node 0 cannot listen on port .*: Address already in use"):
             rollcall.call(Seat(0, 2, address), FACTS, time.monotonic() + 1)
 
 
@@ -136,9 +136,11 @@ def test_a_probe_of_the_port_and_noise_are_no_nodes():
             with contextlib.suppress(ConnectionRefusedError), socket.create_connection((host, int(port))) as probe:
                 probe.sendall(noise)
                 break
-    assert list(rollcall.answer(Seat(1, 2, address), FACTS, time.monotonic() + 20)) == [0]
+    link = rollcall.answer(Seat(1, 2, address), FACTS, time.monotonic() + 20)
     caller.join()
-    assert list(found) == [1]
+    assert (list(link), list(found)) == ([0], [1])
+    for each in (*link.values(), *found.values()):
+        each.close()
 
 
 def test_a_node_that_goes_away_is_named_on_all_the_others(monkeypatch):

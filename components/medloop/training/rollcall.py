@@ -45,9 +45,9 @@ def call(seat: Seat, facts: Mapping[str, str], deadline: float) -> dict[int, soc
             links[hello["node"]] = guest
             stack.callback(guest.close)
             known[hello["node"]] = hello["facts"]
-        if problem := difference(known):
-            _tell(links, {"refused": problem})
-            raise Refused(problem)
+        if differs := difference(known):
+            _tell(links, {"refused": differs})
+            raise Refused(differs)
         door.close()  # the service of JAX listens there next
         _tell(links, {"go": True})
         stack.pop_all()
@@ -83,8 +83,8 @@ def answer(seat: Seat, facts: Mapping[str, str], deadline: float) -> dict[int, s
         why = "it hung up"
         time.sleep(min(RETRY_S, max(0.0, left)))
     raise Unreachable(
-        f"node 0 does not answer node {seat.node} at {seat.address} ({why}): see whether it runs, and whether a network "
-        "policy or firewall keeps the nodes apart"
+        f"node 0 does not answer node {seat.node} at {seat.address} ({why}): see whether it runs, and whether a "
+        "network policy or firewall keeps the nodes apart"
     )
 
 
@@ -101,6 +101,7 @@ def difference(known: Mapping[int, Mapping[str, str]]) -> str | None:
 
 
 def line(message: Any) -> bytes:
+    """Return a message as it goes over a connection."""
     return json.dumps(message).encode() + b"\n"
 
 
