@@ -1,6 +1,5 @@
 """What is asked of Kubeflow Trainer through its SDK, and what its errors mean."""
 
-import os
 import signal
 import sys
 import threading
@@ -17,7 +16,6 @@ from urllib3.exceptions import HTTPError
 
 from medloop.errors import Refused, Unreachable
 
-PASSED = (
     "MLFLOW_TRACKING_URI",
     "MEDLOOP_IMAGE_DIGEST",
     "AWS_ENDPOINT_URL",
@@ -122,11 +120,6 @@ def tail(client: TrainerClient, name: str, step: str, lines: int) -> list[str]:
     except RuntimeError:  # the pod is gone with its machine
         return []
     return list(last)
-
-
-def passed_on() -> dict[str, str]:
-    """Return what the nodes get of this process's environment."""
-    return {name: os.environ[name] for name in PASSED if name in os.environ}
 
 
 @contextmanager

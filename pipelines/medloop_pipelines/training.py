@@ -111,6 +111,7 @@ def _train(architecture: str, params: Params, arrays: Any) -> dsl.PipelineTask:
         cpu=pipeline.cpu,
         memory=pipeline.memory,
         accelerator=pipeline.accelerator,
+        environment=pipeline.environment,
     )
     task = _task("train", params, section=section, arrays=arrays, job=job.model_dump_json()).set_display_name(name)
     return kubernetes.mount_pvc(task, pvc_name=pipeline.trainer.claim, mount_path=SHARED)

@@ -5,6 +5,7 @@ arrays, checkpoints, why a node failed, and in the end the model.
 """
 
 import json
+import os
 import re
 import shutil
 import sys
@@ -26,6 +27,7 @@ from medloop_pipelines import trainers
 from medloop_pipelines.training import SHARED
 
 POLL_S = 2.0
+DIGEST = "MEDLOOP_IMAGE_DIGEST"
 SETTLE_S = 60.0
 TAIL = 10  # lines of the log of a node that failed
 
@@ -128,6 +130,7 @@ def _prepare(folder: Path, base: params.Base, section: params.Train, arrays: Pat
 
 def _submit(client: TrainerClient, name: str, section: params.Train, job: params.TrainJob, folder: str) -> None:
     gpus = {job.accelerator: section.gpus_per_node} if job.accelerator and section.gpus_per_node else {}
+    digest = {DIGEST: os.environ[DIGEST]} if DIGEST in os.environ else {}
     hosts = " ".join(f"{name}-node-{i}" for i in range(section.nodes))
     client.train(
         runtime=job.runtime,
@@ -137,7 +140,7 @@ def _submit(client: TrainerClient, name: str, section: params.Train, job: params
             image=job.image,
             num_nodes=section.nodes,
             resources_per_node={"cpu": job.cpu, "memory": job.memory, **gpus},
-            env={seat.HOSTS: hosts, **trainers.passed_on()},
+            env={**job.environment, **digest, seat.HOSTS: hosts},
         ),
         options=[Name(name)],
     )

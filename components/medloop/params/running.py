@@ -55,6 +55,7 @@ class TrainJob(Section):
     cpu: str
     memory: str
     accelerator: str | None = None
+    environment: dict[str, str] = {}
 
 
 class Pipeline(Section):
