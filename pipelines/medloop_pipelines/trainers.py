@@ -16,10 +16,6 @@ from urllib3.exceptions import HTTPError
 
 from medloop.errors import Refused, Unreachable
 
-    "MLFLOW_TRACKING_URI",
-    "MEDLOOP_IMAGE_DIGEST",
-    "AWS_ENDPOINT_URL",
-)  # no secret: a TrainJob can be read by many
 OUTAGE_S = 120.0  # without an answer of the API, while a job runs
 REMEDY = "see `Training on several hosts` in infra/README.md"
 

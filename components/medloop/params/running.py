@@ -55,7 +55,7 @@ class TrainJob(Section):
     cpu: str
     memory: str
     accelerator: str | None = None
-    environment: dict[str, str] = {}
+    environment: dict[str, str] = Field({})
 
 
 class Pipeline(Section):
