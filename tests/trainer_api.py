@@ -11,6 +11,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -103,6 +104,20 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
+    def _answer_log(self, process, log, *, follow):
+        """Send what a node has said, and with `follow` what it goes on to say until it ends."""
+        self.send_response(200)
+        self.send_header("Content-Type", "text/plain")
+        self.end_headers()  # HTTP 1.0: the end of the connection is the end of the log
+        with log.open("rb") as file:
+            while True:
+                ended = process.poll() is not None or not follow
+                self.wfile.write(file.read())
+                self.wfile.flush()
+                if ended:
+                    return
+                time.sleep(0.1)
+
     def do_GET(self):
         server, path = self.server, self.path.partition("?")[0]
         server.requests.append(("GET", path))
@@ -120,7 +135,7 @@ class Handler(BaseHTTPRequestHandler):
             name = re.search("jobset-name%3D([a-z0-9-]+)", self.path)[1]
             self._answer(200, {"apiVersion": "v1", "kind": "PodList", "metadata": {}, "items": server.pods(name)})
         elif found := re.fullmatch(rf"{PODS}/(.+)-node-0-(\d+)/log", path):
-            self._answer(200, server.nodes[found[1]][int(found[2])][1].read_bytes())
+            self._answer_log(*server.nodes[found[1]][int(found[2])], follow="follow=True" in self.path)
         else:
             self._answer(404, {})
 

@@ -36,7 +36,7 @@ def call(seat: Seat, facts: Mapping[str, str], deadline: float) -> dict[int, soc
                 )
                 _tell(links, {"refused": problem})
                 raise Unreachable(problem)
-            hello = _greeting(guest, deadline)
+            hello = _message(guest, min(deadline, time.monotonic() + GREETING_S))
             if not isinstance(hello, dict) or hello.get("node") not in range(1, seat.nodes):
                 guest.close()  # a probe whether the port is open, or none of ours
                 continue
@@ -62,6 +62,7 @@ def answer(seat: Seat, facts: Mapping[str, str], deadline: float) -> dict[int, s
         Refused: two nodes differ in a fact.
     """
     host, _, port = seat.address.rpartition(":")
+    span = deadline - time.monotonic()
     why = "no answer"
     while (left := deadline - time.monotonic()) > 0:
         try:
@@ -73,7 +74,8 @@ def answer(seat: Seat, facts: Mapping[str, str], deadline: float) -> dict[int, s
         _keep_alive(link)
         with unless_gone():
             link.sendall(line({"node": seat.node, "facts": dict(facts)}))
-        reply = _greeting(link, deadline, patient=True)
+        # Node 0 runs by now, and within as long a span from its own start it says who is missing.
+        reply = _message(link, time.monotonic() + span + GREETING_S)
         if isinstance(reply, dict) and "refused" in reply:
             link.close()
             raise Refused(reply["refused"])
@@ -139,10 +141,9 @@ def _next(door: socket.socket, deadline: float) -> socket.socket | None:
     return guest
 
 
-def _greeting(link: socket.socket, deadline: float, *, patient: bool = False) -> Any:
-    """Return the next message on `link`, None where there is none, or nothing that could be one."""
+def _message(link: socket.socket, end: float) -> Any:
+    """Return the next message on `link`, None where none comes until `end`, or nothing that could be one."""
     text = b""
-    end = deadline if patient else min(deadline, time.monotonic() + GREETING_S)
     with contextlib.suppress(OSError, ValueError):
         while not text.endswith(b"\n") and len(text) < LONGEST:
             link.settimeout(max(0.001, end - time.monotonic()))
