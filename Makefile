@@ -34,11 +34,11 @@ bench: $(READY)  ## speed and memory as ratios against named rivals, each measur
 	@for bench in tests/benchmarks/bench_*.py; do echo "== $$bench"; $(BIN)/python $$bench || exit 1; done
 
 lock: $(READY)  ## resolve every version again
-	$(UV_COMPILE) --extra train --extra cpu --extra pipelines --extra stack --extra report --group dev -o requirements/default.lock
-	$(UV_COMPILE) --extra train --extra gpu --extra pipelines --extra report --group dev -o requirements/gpu.lock
+	$(UV_COMPILE) --extra train --extra cpu --extra pipelines --extra trainer --extra stack --extra report --group dev -o requirements/default.lock
+	$(UV_COMPILE) --extra train --extra gpu --extra pipelines --extra trainer --extra report --group dev -o requirements/gpu.lock
 	$(UV_COMPILE) --extra step -o requirements/light.lock
-	$(UV_COMPILE) --extra step --extra train --extra gpu --extra report -o requirements/train.lock
-	$(UV_COMPILE) --extra step --extra train --extra cpu --extra report -o requirements/train-cpu.lock
+	$(UV_COMPILE) --extra step --extra trainer --extra train --extra gpu --extra report -o requirements/train.lock
+	$(UV_COMPILE) --extra step --extra trainer --extra train --extra cpu --extra report -o requirements/train-cpu.lock
 	$(UV_COMPILE) --extra stack -o requirements/stack.lock
 	$(UV_COMPILE:pyproject.toml=) --group serve -o requirements/serve.lock
 	$(UV_COMPILE:pyproject.toml=) --group bootstrap -o requirements/bootstrap.lock

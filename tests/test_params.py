@@ -79,3 +79,18 @@ def test_a_file_that_is_no_yaml_is_refused(tmp_path):
     (tmp_path / "params.yaml").write_text("base: [")
     with pytest.raises(Refused, match="not valid YAML"):
         params.read(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        ({"nodes": 2}, "train: nodes 2 and gpus_per_node 0 need backend jax or auto, got tensorflow"),
+        ({"gpus_per_node": 4, "backend": "torch"}, "train: nodes 1 and gpus_per_node 4 need .* got torch"),
+        ({"nodes": 3, "backend": "jax"}, r"batch_size must be a multiple of the 3 devices .*nodes 3.*got 32"),
+    ],
+)
+def test_what_several_devices_cannot_share_is_refused(train, message):
+    with pytest.raises(Refused, match=message):
+        params.check({"schema_version": 1, "train": train}, where="params.yaml")
+    fits = params.Train(nodes=2, gpus_per_node=4, backend="auto")
+    assert (fits.devices, params.Train().devices, params.Train(gpus_per_node=1).devices) == (8, 1, 1)

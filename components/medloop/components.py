@@ -154,17 +154,24 @@ def preprocess_part(
 
 
 @component
-def train(params: str, arrays: Input[Dataset], model: Output[Model], metrics: Output[Metrics]) -> None:
-    """Train the one architecture that `params` names."""
+def train(params: str, arrays: Input[Dataset], model: Output[Model], metrics: Output[Metrics], job: str = "") -> None:
+    """Train the one architecture that `params` names: here, or on the nodes of the TrainJob that `job` describes."""
     from pathlib import Path
 
     from medloop import kubeflow
-    from medloop.params import Train, parse
-    from medloop.stages.train import train
+    from medloop.params import Train, TrainJob, parse
 
     base, section = parse(params, Train)
     with kubeflow.step(f"train-{section.architectures[0]}"):
-        result = train(base, section, arrays=Path(arrays.path), model=Path(model.path))
+        if job:
+            from medloop_pipelines import trainjob
+
+            where = TrainJob.model_validate_json(job)
+            result = trainjob.train(base, section, arrays=Path(arrays.path), model=Path(model.path), job=where)
+        else:
+            from medloop.stages.train import train
+
+            result = train(base, section, arrays=Path(arrays.path), model=Path(model.path))
     kubeflow.describe(model, architecture=section.architectures[0], framework="keras")
     for name, value in result.items():
         metrics.log_metric(name, value)

@@ -31,9 +31,9 @@ def withdraw(step: str) -> None:
         (folder / f"{step}.json").unlink(missing_ok=True)
 
 
-def read() -> list[tuple[str, str]]:
-    """Return the failed steps of this run with their reasons."""
-    folder = _folder()
+def read(folder: Path | None = None) -> list[tuple[str, str]]:
+    """Return the failed steps with their reasons: of this run, or of the one whose notes lie in `folder`."""
+    folder = folder or _folder()
     notes = [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))] if folder else []
     return [(note["step"], note["reason"]) for note in notes]
 

@@ -63,6 +63,7 @@ def repro(profile: str | None, settings: list[str], *, force: bool = False) -> N
         mapping = effective(profile, settings)
         checked = params.check(mapping, where=str(PARAMS))
         check_names(checked)
+        check_one_machine(checked)
         data.look(checked.ingest)
         if not data.is_remote(checked.ingest) and not Path(checked.ingest.root).exists():
             raise Refused(f"ingest.root must be a folder or file that exists, got {checked.ingest.root}")
@@ -234,6 +235,15 @@ def _recover() -> None:
     else:
         _put_back()
         print(f"{PARAMS} was left under a profile by a run that was killed: put back", file=sys.stderr)  # noqa: T201
+
+
+def check_one_machine(read: params.Params) -> None:
+    """Refuse what takes several machines: on one, more processes only get in each other's way."""
+    if read.train.nodes > 1:
+        raise Refused(
+            f"train.nodes is {read.train.nodes}, and here is one machine: `medloop pipeline submit` trains on several; "
+            "here set train.nodes: 1 (`--set train.nodes=1`), and keep the number for the cluster in a profile"
+        )
 
 
 def check_names(read: params.Params) -> None:

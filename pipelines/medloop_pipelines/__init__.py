@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from kfp.compiler import Compiler
 
+from medloop import workspace
 from medloop.errors import Refused
 from medloop.params import Params
 from medloop_pipelines import runners
@@ -51,6 +52,7 @@ def run(
     """
     if runner not in runners.LOCAL:
         raise Refused(f"unknown runner {runner!r}; known: {', '.join(runners.LOCAL)}")
+    workspace.check_one_machine(params)
     if package is None:
         params, package = _here(params), root / "pipeline.yaml"
         compile(params, package, scheduled=scheduled)

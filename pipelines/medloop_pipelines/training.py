@@ -10,11 +10,12 @@ from medloop import __version__, components, evidence, kubeflow, provenance, wor
 from medloop.errors import Refused
 from medloop.fetching import data
 from medloop.notify import VARIABLES
-from medloop.params import STAGES, Params, Pipeline, Section, Stage, dump
+from medloop.params import STAGES, Params, Pipeline, Section, Stage, TrainJob, dump
 from medloop_pipelines import images
 
 BACKOFF = "30s"
 KEY_FOLDER, STATE_FOLDER = "/var/run/medloop", "/var/lib/medloop"  # in a step's container
+SHARED = "/workspace"  # where the step and the nodes of a TrainJob mount the volume that they share
 
 
 def training_pipeline(params: Params, *, scheduled: bool = False) -> Any:
@@ -134,8 +135,20 @@ def description(params: Params) -> str:
 
 
 def _train(architecture: str, params: Params, arrays: Any) -> dsl.PipelineTask:
-    task = _task("train", params, section=params.train.only(architecture), arrays=arrays)
-    return _on_accelerator(task.set_display_name(f"train-{architecture}"), params)
+    name, section = f"train-{architecture}", params.train.only(architecture)
+    if section.nodes == 1:
+        return _on_accelerator(_task("train", params, section=section, arrays=arrays).set_display_name(name), params)
+    pipeline = params.pipeline  # the step itself only waits: its nodes have what it would have had
+    job = TrainJob(
+        runtime=pipeline.trainer.runtime,
+        image=images.of("train", pipeline),
+        cpu=pipeline.cpu,
+        memory=pipeline.memory,
+        accelerator=pipeline.accelerator,
+        environment=pipeline.environment,
+    )
+    task = _task("train", params, section=section, arrays=arrays, job=job.model_dump_json()).set_display_name(name)
+    return kubernetes.mount_pvc(task, pvc_name=pipeline.trainer.claim, mount_path=SHARED)
 
 
 def _task(stage: Stage, params: Params, section: Section | None = None, **inputs: Any) -> dsl.PipelineTask:
@@ -176,7 +189,8 @@ def _with_what_the_cluster_holds(task: dsl.PipelineTask, pipeline: Pipeline) -> 
 def _on_accelerator(task: dsl.PipelineTask, params: Params) -> dsl.PipelineTask:
     pipeline = params.pipeline
     if pipeline.accelerator:
-        task.set_accelerator_type(pipeline.accelerator).set_accelerator_limit(pipeline.accelerator_count)
+        count = params.train.gpus_per_node or pipeline.accelerator_count
+        task.set_accelerator_type(pipeline.accelerator).set_accelerator_limit(count)
     for label, value in pipeline.node_selector.items():
         kubernetes.add_node_selector(task, label, value)
     for toleration in pipeline.tolerations:

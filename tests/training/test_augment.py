@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from medloop.params import Augment
-from medloop.training.augment import augment
+from medloop.training.augment import Part, augment
 
 
 def random():
@@ -73,3 +73,14 @@ def test_contrast_scales_about_the_mean_and_noise_is_in_units_of_the_images_devi
     np.testing.assert_allclose(graded.mean(axis=(1, 2, 3)), images[0].mean(), atol=0.5)
     noisy = augment(images, Augment(noise=0.3), random()).astype(float) - images
     assert noisy.std() == pytest.approx(0.3 * images[0].std(), rel=0.05)
+
+
+def test_a_part_of_a_batch_changes_as_it_does_in_the_whole():
+    images = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 1), dtype=np.uint8)
+    section = Augment(
+        flip_horizontal=True, flip_vertical=True, rotate_deg=20, shift=0.1, zoom=0.1, contrast=0.2, noise=0.1
+    )
+    whole = augment(images, section, np.random.default_rng(1))
+    rows = slice(4, 8)
+    part = augment(images[rows], section, np.random.default_rng(1), Part(12, rows))
+    np.testing.assert_array_equal(part, whole[rows])

@@ -63,8 +63,8 @@ def test_a_gpu_can_be_required():
 
     if tensorflow.config.list_physical_devices("GPU"):
         pytest.skip("this machine has a GPU")
-    with pytest.raises(Refused, match="require_gpu is set and tensorflow finds no GPU"):
-        backend.start(name, seed=0, require_gpu=True)
+    with pytest.raises(Refused, match="asks for 1 GPU and tensorflow finds no GPU"):
+        backend.start(name, seed=0, gpus=1)
 
 
 def test_hidden_modules_come_back():

@@ -111,3 +111,19 @@ def test_missing_arrays_another_version_or_an_absent_class_are_refused(tmp_path)
     (folder / "about.json").write_text(json.dumps(about | {"schema_version": 9}))
     with pytest.raises(Refused, match="has schema version 9, this medloop reads 1"):
         data.read(folder)
+
+
+def test_the_parts_of_the_nodes_make_the_whole(numbered):
+    section = Train(augment=Augment(flip_horizontal=True, noise=0.2), batch_size=30)
+    [whole] = epoch(numbered, section)
+    three = section.model_copy(update={"nodes": 3, "backend": "jax"})
+    ones = np.ones(300, np.float32)
+    parts = [next(data.epoch_segments(numbered, ones, three, seed=0, epoch=1, node=node)) for node in range(3)]
+    for i, wanted in enumerate(whole):
+        np.testing.assert_array_equal(np.concatenate([part[i] for part in parts], axis=1), wanted)
+
+
+def test_a_set_that_the_devices_cannot_share_is_refused(numbered):
+    section = Train(nodes=7, backend="jax", batch_size=700)
+    with pytest.raises(Refused, match=r"300 training samples make one batch, which 7 devices .* to 294 or less"):
+        data.batch_size(numbered, section)

@@ -11,7 +11,7 @@ from medloop.params.configuration import (
     parse,
     read,
 )
-from medloop.params.running import Channel, Notify, Pipeline, Schedule, Toleration
+from medloop.params.running import Channel, Notify, Pipeline, Schedule, Toleration, Trainer, TrainJob
 from medloop.params.section import Name, Section, checked
 from medloop.params.stages import (
     STAGES,
@@ -52,6 +52,8 @@ __all__ = [
     "Stage",
     "Toleration",
     "Train",
+    "TrainJob",
+    "Trainer",
     "Validate",
     "check",
     "checked",

@@ -40,6 +40,24 @@ class Notify(Section):
     )
 
 
+class Trainer(Section):
+    """`pipeline.trainer:`, where Kubeflow Trainer finds what `train.nodes` above 1 needs."""
+
+    runtime: KubernetesName = Field("medloop-train", description="TrainingRuntime, in the run's namespace")
+    claim: KubernetesName = Field("medloop-train", description="ReadWriteMany volume that nodes share")
+
+
+class TrainJob(Section):
+    """What the step `train` needs to know beside its parameters when it starts a TrainJob."""
+
+    runtime: str
+    image: str
+    cpu: str
+    memory: str
+    accelerator: str | None = None
+    environment: dict[str, str] = Field({})
+
+
 class Pipeline(Section):
     """`pipeline:`, how Kubeflow runs the stages."""
 
@@ -68,6 +86,7 @@ class Pipeline(Section):
         None, description="volume claim that every step mounts as $MEDLOOP_STATE; null: nothing outlives a step"
     )
     notify: Notify = Notify()
+    trainer: Trainer = Trainer()
 
     @field_validator("environment")
     @classmethod

@@ -166,6 +166,8 @@ class Train(Section):
     )
     mixed_precision: bool = Field(False, description="mixed_bfloat16")
     require_gpu: bool = Field(False, description="refuse to train without a GPU")
+    nodes: int = Field(1, ge=1, le=1024, description="hosts that share every batch; more than one: Kubeflow Trainer")
+    gpus_per_node: int = Field(0, ge=0, le=64, description="GPUs of each node that share its part; 0: one device")
     augment: Augment = Augment()
     hyper: dict[str, dict[str, Any]] = Field({}, description="by architecture: keyword arguments of its `build`")
 
@@ -174,6 +176,27 @@ class Train(Section):
         if len(set(self.architectures)) < len(self.architectures):
             raise ValueError(f"architectures must differ, got {', '.join(self.architectures)}")
         return self
+
+    @model_validator(mode="after")
+    def _divisible(self) -> Self:
+        if self.devices == 1:
+            return self
+        if self.backend not in ("jax", "auto"):
+            raise ValueError(
+                f"nodes {self.nodes} and gpus_per_node {self.gpus_per_node} need backend jax or auto, "
+                f"got {self.backend}, which trains on one device here"
+            )
+        if self.batch_size % self.devices:
+            raise ValueError(
+                f"batch_size must be a multiple of the {self.devices} devices that share it "
+                f"(nodes {self.nodes}, gpus_per_node {self.gpus_per_node}), got {self.batch_size}"
+            )
+        return self
+
+    @property
+    def devices(self) -> int:
+        """The devices that share every batch, on all nodes together."""
+        return self.nodes * max(1, self.gpus_per_node)
 
     def only(self, architecture: str) -> "Train":
         """Return the same parameters with what belongs to other architectures left out."""

@@ -1,7 +1,10 @@
 """Fit one architecture, keep its best epoch, save it as .keras and as ONNX."""
 
+import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -10,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medloop import inference, params, plugins, provenance, tasks, training
-from medloop.training import backend, data, live
+from medloop import __version__, inference, params, plugins, provenance, tasks, training
+from medloop.training import backend, data, live, seat, team
 
 CARD_VERSION = 1
 WEIGHTS_TAG = "medloop.weights_sha256"  # by which `register` finds the run
@@ -20,30 +23,50 @@ WEIGHTS_TAG = "medloop.weights_sha256"  # by which `register` finds the run
 def train(base: params.Base, section: params.Train, *, arrays: Path, model: Path) -> dict[str, float]:
     """Train the one architecture of `section` on `arrays`, write its folder `model`, return its validation metrics.
 
-    A run that was killed goes on after its last whole epoch and ends with the weights of an undisturbed one.
+    A run that was killed goes on after its last whole epoch and ends with the weights of an undisturbed one. With
+    several nodes this runs on each of them; the first one writes, the others return nothing.
 
     Raises:
         Refused: the backend, a hyper-parameter, the images' size or the arrays cannot be used, the loss is no number,
-            or the saved and the exported network disagree.
+            the saved and the exported network disagree, or the nodes do.
+        Unreachable: a node does not come, or goes away.
     """
-    [architecture] = section.architectures
     name = backend.select(section)
-    task = plugins.load(tasks, base.task)
+    here = seat.find(section, os.environ)
     found = data.read(arrays)
+    data.batch_size(found.train, section)  # refuses one that cannot be shared
+    with team.joined(here, _facts(base, section, arrays)) as us:
+        if us.leads:
+            return _lead(base, section, name, found, us, arrays=arrays, model=model)
+        fitting = _started(base, section, name)
+        task = plugins.load(tasks, base.task)
+        fitting.follow(_spec(base, section, found), found, task, section, seed=base.seed, team=us)
+        team.part(us)
+    return {}
+
+
+def _lead(
+    base: params.Base,
+    section: params.Train,
+    name: str,
+    found: data.Arrays,
+    us: team.Team,
+    *,
+    arrays: Path,
+    model: Path,
+) -> dict[str, float]:
+    """Train, log, and write everything that is written."""
+    [architecture] = section.architectures
+    task = plugins.load(tasks, base.task)
     with _logged(base, section, arrays) as log, backend.onnx_exporter(name) as export_onnx:
-        backend.start(name, base.seed, require_gpu=section.require_gpu, mixed_precision=section.mixed_precision)
-        from medloop.training import checkpoint, export, fitting, network  # keras has its backend now
+        fitting = _started(base, section, name)
+        from medloop.training import checkpoint, export  # keras has its backend now
 
         kept = checkpoint.Checkpoint(f"{architecture}-{_course(base, section, arrays, name)}")
-        spec = network.Spec(
-            architecture,
-            found.shape,
-            task.outputs(found.classes),
-            section.hyper.get(architecture, {}),
-            data.normalisation(section.normalisation, found.train),
-        )
+        spec = _spec(base, section, found)
         with provenance.writing("train", base, section, model, inputs={"arrays": arrays}) as [folder]:
-            trained, state = fitting.fit(spec, found, task, section, seed=base.seed, checkpoint=kept, log=log)
+            trained, state = fitting.fit(spec, found, task, section, seed=base.seed, checkpoint=kept, log=log, team=us)
+            team.part(us)
             export.save_keras(trained, folder / "model.keras")
             export_onnx(folder / "model.keras", folder / "model.onnx")
             logits = export.checked_logits(folder, found.val.images)
@@ -68,6 +91,40 @@ def train(base: params.Base, section: params.Train, *, arrays: Path, model: Path
     return scores
 
 
+def _started(base: params.Base, section: params.Train, name: str) -> ModuleType:
+    """Return `fitting`, which imports keras: it has its backend then."""
+    gpus = section.gpus_per_node or int(section.require_gpu)
+    backend.start(name, base.seed, gpus=gpus, mixed_precision=section.mixed_precision)
+    from medloop.training import fitting
+
+    return fitting
+
+
+def _spec(base: params.Base, section: params.Train, found: data.Arrays) -> Any:
+    from medloop.training import network
+
+    [architecture] = section.architectures
+    return network.Spec(
+        architecture,
+        found.shape,
+        plugins.load(tasks, base.task).outputs(found.classes),
+        section.hyper.get(architecture, {}),
+        data.normalisation(section.normalisation, found.train),
+    )
+
+
+def _facts(base: params.Base, section: params.Train, arrays: Path) -> dict[str, str]:
+    """Return what must be the same on all nodes, by the name under which a message speaks of it."""
+    return {
+        "medloop": __version__,
+        "python": platform.python_version(),
+        **{package: metadata.version(package) for package in ("jax", "keras", "numpy") if section.nodes > 1},
+        "code": provenance.json_digest(_code(section))[:12],
+        "parameters": provenance.json_digest(params.dump(base, section))[:12],
+        "arrays": provenance.digest(arrays)[:12],
+    }
+
+
 @contextmanager
 def _logged(base: params.Base, section: params.Train, arrays: Path) -> Iterator[live.Live]:
     """Yield the run in the tracking store, and end it as the training ends."""
@@ -85,9 +142,13 @@ def _logged(base: params.Base, section: params.Train, arrays: Path) -> Iterator[
 
 def _course(base: params.Base, section: params.Train, arrays: Path, name: str) -> str:
     """Return a digest of what decides the course of a run: a checkpoint belongs to one of them."""
+    return provenance.json_digest([params.dump(base, section), provenance.digest(arrays), name, _code(section)])[:16]
+
+
+def _code(section: params.Train) -> dict[str, str]:
+    """Return the digests of the files that decide how a network trains."""
     files = [backend.source(section.architectures[0]), *Path(training.__path__[0]).glob("*.py")]
-    code = {path.name: provenance.sha256(path) for path in files}
-    return provenance.json_digest([params.dump(base, section), provenance.digest(arrays), name, code])[:16]
+    return {path.name: provenance.sha256(path) for path in files}
 
 
 def _scores(task: ModuleType, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:

@@ -60,7 +60,8 @@ def select(section: params.Train) -> str:
     Raises:
         Refused: it is not installed, or keras runs on another one in this process already.
     """
-    name = FASTEST[kind(section.architectures[0])] if section.backend == "auto" else section.backend
+    fastest = "jax" if section.devices > 1 else FASTEST[kind(section.architectures[0])]
+    name = fastest if section.backend == "auto" else section.backend
     for needed, why in ((name, f"train.backend {name}"), ("tensorflow", "the export to ONNX")):
         if importlib.util.find_spec(needed) is None:
             raise Refused(f"{why} needs {needed}, which is not installed here: {REMEDY[needed]}")
@@ -73,22 +74,23 @@ def select(section: params.Train) -> str:
     return name
 
 
-def start(name: str, seed: int, *, require_gpu: bool = False, mixed_precision: bool = False) -> Any:
+def start(name: str, seed: int, *, gpus: int = 0, mixed_precision: bool = False) -> Any:
     """Import keras on the selected backend, make it deterministic, forget earlier models, and return it.
 
     Raises:
-        Refused: a GPU is required and there is none.
+        Refused: here are fewer than `gpus` GPUs.
     """
     keras = _imported(name)
     keras.utils.clear_session()  # layer names count from one again
     keras.config.set_floatx("float32")  # ~/.keras/keras.json may say otherwise
     keras.config.set_image_data_format("channels_last")
     keras.config.set_dtype_policy("mixed_bfloat16" if mixed_precision else "float32")
-    gpus = {"tensorflow": _start_tensorflow, "jax": _start_jax, "torch": _start_torch}[name]()
-    if require_gpu and not gpus:
+    found = {"tensorflow": _start_tensorflow, "jax": _start_jax, "torch": _start_torch}[name]()
+    if found < gpus:
         raise Refused(
-            f"train.require_gpu is set and {name} finds no GPU: install requirements/gpu.lock on a machine that has "
-            "one, or set train.require_gpu: false"
+            f"train.require_gpu or train.gpus_per_node asks for {gpus} GPU{'s' * (gpus > 1)} and {name} finds "
+            f"{found or 'no GPU'}: install requirements/gpu.lock on a machine that has as many, or set "
+            "train.require_gpu: false and train.gpus_per_node: 0"
         )
     with _hidden(*_foreign(name)):  # it would import TensorFlow for its seed, and keras remembers what was absent
         keras.utils.set_random_seed(seed)
@@ -186,7 +188,7 @@ def _start_tensorflow() -> int:
 def _start_jax() -> int:
     import jax
 
-    return sum(device.platform in ("gpu", "cuda", "rocm") for device in jax.devices())
+    return sum(device.platform in ("gpu", "cuda", "rocm") for device in jax.local_devices())
 
 
 def _start_torch() -> int:

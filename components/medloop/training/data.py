@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from medloop import params
 from medloop.errors import Refused
-from medloop.training.augment import augment
+from medloop.training.augment import Part, augment
 
 SCHEMA_VERSION = 1
 SEGMENT_BYTES = 32 * 2**20  # of images in memory at a time; two segments are alive at once
@@ -105,27 +105,40 @@ def mean_and_std(images: np.ndarray) -> tuple[list[float], list[float]]:
     return mean.tolist(), np.sqrt(np.maximum(variance, 1e-12)).tolist()
 
 
+def batch_size(split: Split, section: params.Train) -> int:
+    """Return how many samples a batch has; raise Refused where the devices cannot share so small a set."""
+    size = min(section.batch_size, len(split.labels))
+    if size % section.devices:
+        raise Refused(
+            f"{size} training samples make one batch, which {section.devices} devices cannot share evenly: set "
+            f"train.batch_size to {size - size % section.devices} or less, or train.nodes: 1"
+        )
+    return size
+
+
 def epoch_segments(
-    split: Split, weights: np.ndarray, section: params.Train, *, seed: int, epoch: int
+    split: Split, weights: np.ndarray, section: params.Train, *, seed: int, epoch: int, node: int = 0
 ) -> Iterator[Segment]:
     """Yield one epoch in an order and with an augmentation that `seed` and `epoch` alone decide.
 
-    The last batch is filled up with samples of weight zero, so that every batch has one shape. The next segment is
-    made while the caller trains on this one.
+    The last batch is filled up with samples of weight zero, so that every batch has one shape. Of several nodes each
+    gets its part of every batch. The next segment is made while the caller trains on this one.
     """
-    batch = min(section.batch_size, len(split.labels))
+    batch = batch_size(split, section)
+    part = Part(batch, slice(node * batch // section.nodes, (node + 1) * batch // section.nodes))
     order = np.random.default_rng([seed, epoch]).permutation(len(split.labels))
     filling = -len(order) % batch
     chosen = np.resize(order, len(order) + filling).reshape(-1, batch)
     counted = np.arange(chosen.size).reshape(chosen.shape) < len(order)
     scale = weights[chosen] * counted.astype(np.float32)
+    chosen, scale = chosen[:, part.rows], scale[:, part.rows]
     steps = max(1, SEGMENT_BYTES // (batch * int(np.prod(split.images.shape[1:]))))
 
     def make(first: int) -> Segment:
         rows = chosen[first : first + steps]
         images = split.images[rows.ravel()].reshape(*rows.shape, *split.images.shape[1:])
         for i, plain in enumerate(images):
-            images[i] = augment(plain, section.augment, np.random.default_rng([seed, epoch, first + i]))
+            images[i] = augment(plain, section.augment, np.random.default_rng([seed, epoch, first + i]), part)
         return images, split.labels[rows], scale[first : first + steps]
 
     with ThreadPoolExecutor(1) as worker:

@@ -18,7 +18,7 @@ Advance = Callable[[Segment], np.ndarray]
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
-def trainer(network: keras.Model, optimizer: keras.Optimizer, loss: Any, *, loop: bool) -> Advance:
+def trainer(network: keras.Model, optimizer: keras.Optimizer, loss: Any, *, loop: bool, spread: Any = None) -> Advance:
     """Return a function that takes one optimiser step per batch of a segment, and returns the losses (S,).
 
     Args:
@@ -27,12 +27,15 @@ def trainer(network: keras.Model, optimizer: keras.Optimizer, loss: Any, *, loop
         loss: of labels (B,), logits (B, outputs) and sample weights (B,), a mean over the batch.
         loop: on JAX, compile the loop over batches too: right for recurrent networks; on a CPU convolutions inside a
             compiled loop run ten times slower.
+        spread: on JAX, the devices that share every batch (a `Spread`); a segment then holds this node's part.
     """
     optimizer.build(network.trainable_variables)
     name = keras.backend.backend()
     if name == "tensorflow":
         return _tensorflow_trainer(network, optimizer, loss)
-    return _jax_trainer(network, optimizer, loss, loop) if name == "jax" else _torch_trainer(network, optimizer, loss)
+    if name == "torch":
+        return _torch_trainer(network, optimizer, loss)
+    return _jax_trainer(network, optimizer, loss, loop, spread)
 
 
 def predictor(network: keras.Model) -> Predict:
@@ -87,7 +90,7 @@ def _tensorflow_predictor(network: keras.Model) -> Predict:
     return lambda images: predict(images).numpy()
 
 
-def _jax_trainer(network: keras.Model, optimizer: keras.Optimizer, loss: Any, loop: bool) -> Advance:
+def _jax_trainer(network: keras.Model, optimizer: keras.Optimizer, loss: Any, loop: bool, spread: Any) -> Advance:
     jax = importlib.import_module("jax")
 
     def loss_of(trained: Any, rest: Any, batch: Any) -> Any:
@@ -101,19 +104,24 @@ def _jax_trainer(network: keras.Model, optimizer: keras.Optimizer, loss: Any, lo
         trained, moments = optimizer.stateless_apply(moments, gradients, trained)
         return (trained, rest, moments), value
 
-    one = jax.jit(step, donate_argnums=0)
-    many = jax.jit(lambda state, batches: jax.lax.scan(step, state, batches), donate_argnums=0)
+    where = {"out_shardings": spread.whole} if spread else {}
+    one = jax.jit(step, donate_argnums=0, **where)
+    many = jax.jit(lambda state, batches: jax.lax.scan(step, state, batches), donate_argnums=0, **where)
     groups = (network.trainable_variables, network.non_trainable_variables, optimizer.variables)
 
     def advance(segment: Segment) -> np.ndarray:
         state: Any = tuple([variable.value for variable in group] for group in groups)
+        if spread:
+            state = spread.state(state)
         if loop:
-            state, values = many(state, segment)
+            state, values = many(state, spread.batch(segment, axis=1) if spread else segment)
         else:
             values = []
             for batch in zip(*segment, strict=True):
-                state, value = one(state, batch)
+                state, value = one(state, spread.batch(batch, axis=0) if spread else batch)
                 values.append(value)
+        if spread:
+            state, values = spread.own(state), spread.own(values)
         for group, arrays in zip(groups, state, strict=True):
             for variable, array in zip(group, arrays, strict=True):
                 variable.assign(array)

@@ -3,6 +3,7 @@
 import math
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ from medloop import inference, params
 from medloop.errors import Refused
 from medloop.training import backend, data, engine, network
 from medloop.training.checkpoint import Checkpoint, State
+from medloop.training.team import ALONE, Team
 
 BAR = "{desc}: {n:.1f}/{total} epochs [{bar:20}] {elapsed}<{remaining}, {rate_inv_fmt}{postfix}"
 
@@ -33,28 +35,32 @@ def fit(
     seed: int,
     checkpoint: Checkpoint,
     log: Log,
+    team: Team = ALONE,
 ) -> tuple[keras.Model, State]:
     """Return a trained network with the weights of its best epoch on validation data, and how it got there.
+
+    Of several nodes this is the first one, which decides for all; the others `follow`.
 
     Raises:
         Refused: the network cannot be built, or a loss is no number.
     """
-    net = network.build(spec)
-    optimizer = keras.optimizers.AdamW(section.learning_rate, weight_decay=section.weight_decay)
-    loop = backend.kind(spec.architecture) == "recurrent"
-    advance, predict = engine.trainer(net, optimizer, task.loss(), loop=loop), engine.predictor(net)
+    net, optimizer, advance = _built(spec, task, section)
+    predict = engine.predictor(net)
     weights = data.sample_weights(arrays.train.labels, len(arrays.classes), section.class_weights)
     variables = [*net.variables, *optimizer.variables]
     state, best = checkpoint.restore(variables)
+    if team.nodes > 1:
+        _as_first(state, variables, team)
     for entry in state.history:
         log.log(entry, step=int(entry["epoch"]))
     with _bar(spec.architecture, section.epochs, state.epoch) as bar:
         while not finished(state, section):
             epoch = state.epoch + 1
             optimizer.learning_rate = rate(section, epoch)
-            segments = data.epoch_segments(arrays.train, weights, section, seed=seed, epoch=epoch)
-            loss = _train(advance, segments, len(weights), bar)
+            segments = data.epoch_segments(arrays.train, weights, section, seed=seed, epoch=epoch, node=team.node)
+            loss = _train(advance, segments, len(weights) / team.nodes, bar)
             entry = {"loss": loss, **_validate(predict, arrays.val, task), "learning_rate": rate(section, epoch)}
+            team.agree(entry)
             _refuse_nan(spec.architecture, epoch, entry)
             state = advanced(state, entry, task.GATE)
             if state.best_epoch == epoch:
@@ -67,6 +73,29 @@ def fit(
     for variable, value in zip(net.variables, best, strict=True):
         variable.assign(value)
     return _in_float32(spec, net) if section.mixed_precision else net, state
+
+
+def follow(
+    spec: network.Spec, arrays: data.Arrays, task: ModuleType, section: params.Train, *, seed: int, team: Team
+) -> State:
+    """Train with this node's part of every batch, as the first node decides, and return how it got there.
+
+    Raises:
+        Refused: the network cannot be built, or a loss is no number.
+    """
+    net, optimizer, advance = _built(spec, task, section)
+    weights = data.sample_weights(arrays.train.labels, len(arrays.classes), section.class_weights)
+    state = _as_first(State(), [*net.variables, *optimizer.variables], team)
+    with _bar(spec.architecture, section.epochs, state.epoch) as bar:
+        while not finished(state, section):
+            epoch = state.epoch + 1
+            optimizer.learning_rate = rate(section, epoch)
+            segments = data.epoch_segments(arrays.train, weights, section, seed=seed, epoch=epoch, node=team.node)
+            _train(advance, segments, len(weights) / team.nodes, bar)
+            entry = team.agree(None)
+            _refuse_nan(spec.architecture, epoch, entry)
+            state = advanced(state, entry, task.GATE)
+    return state
 
 
 def rate(section: params.Train, epoch: int) -> float:
@@ -93,8 +122,36 @@ def finished(state: State, section: params.Train) -> bool:
     return state.epoch >= section.epochs or state.epoch - state.best_epoch >= section.patience
 
 
-def _train(advance: engine.Advance, segments: Iterator[data.Segment], count: int, bar: Any) -> float:
-    """Return the mean loss over the `count` samples of one epoch; ends it early when the loss is no number."""
+def _built(
+    spec: network.Spec, task: ModuleType, section: params.Train
+) -> tuple[keras.Model, keras.Optimizer, engine.Advance]:
+    net = network.build(spec)
+    optimizer = keras.optimizers.AdamW(section.learning_rate, weight_decay=section.weight_decay)
+    loop = backend.kind(spec.architecture) == "recurrent"
+    devices = None
+    if section.devices > 1:
+        from medloop.training import spread  # brings JAX
+
+        devices = spread.over(section)
+    return net, optimizer, engine.trainer(net, optimizer, task.loss(), loop=loop, spread=devices)
+
+
+def _as_first(state: State, variables: list[Any], team: Team) -> State:
+    """Return the state of the first node, and set the variables as they are there."""
+    from medloop.training import spread
+
+    team.meet()
+    values = spread.from_first([keras.ops.convert_to_numpy(variable) for variable in variables])
+    for variable, value in zip(variables, values, strict=True):
+        variable.assign(value)
+    return State(**team.agree(asdict(state)))
+
+
+def _train(advance: engine.Advance, segments: Iterator[data.Segment], count: float, bar: Any) -> float:
+    """Return the mean loss over the samples of one epoch, `count` of them on this node.
+
+    It ends early when the loss is no number.
+    """
     losses: list[float] = []  # of each batch
     done, before = 0, bar.n
     for segment in segments:
