@@ -79,7 +79,7 @@ def _work(way: str, architecture: str, name: str, batch: str) -> None:
     random = np.random.default_rng(0)
     images = random.integers(0, 256, (IMAGES + VALIDATION, *SHAPE), dtype=np.uint8)
     labels = random.integers(0, CLASSES, len(images)).astype(np.int32)
-    backend.start(name, 0, require_gpu=True, mixed_precision=way == "mixed")
+    backend.start(name, 0, gpus=1, mixed_precision=way == "mixed")
     (_plain if way == "plain" else _product)(way, architecture, name, int(batch), images, labels)
 
 
