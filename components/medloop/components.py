@@ -164,7 +164,7 @@ def train(params: str, arrays: Input[Dataset], model: Output[Model], metrics: Ou
     base, section = parse(params, Train)
     with kubeflow.step(f"train-{section.architectures[0]}"):
         if job:
-            from medloop_pipelines import trainjob
+            from medloop.trainer import trainjob
 
             where = TrainJob.model_validate_json(job)
             result = trainjob.train(base, section, arrays=Path(arrays.path), model=Path(model.path), job=where)

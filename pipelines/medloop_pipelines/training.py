@@ -11,11 +11,11 @@ from medloop.errors import Refused
 from medloop.fetching import data
 from medloop.notify import VARIABLES
 from medloop.params import STAGES, Params, Pipeline, Section, Stage, TrainJob, dump
+from medloop.trainer import SHARED
 from medloop_pipelines import images
 
 BACKOFF = "30s"
 KEY_FOLDER, STATE_FOLDER = "/var/run/medloop", "/var/lib/medloop"  # in a step's container
-SHARED = "/workspace"  # where the step and the nodes of a TrainJob mount the volume that they share
 
 
 def training_pipeline(params: Params, *, scheduled: bool = False) -> Any:

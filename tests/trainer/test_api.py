@@ -18,8 +18,8 @@ import medloop_pipelines
 import trainer_api
 from medloop import params, provenance
 from medloop.errors import Conflict, Refused, Unreachable
+from medloop.trainer import api, trainjob
 from medloop.training import node
-from medloop_pipelines import trainers, trainjob
 from synthetic import write_arrays
 
 FOLDER = Path(__file__).resolve().parents[2] / "infra/k8s/trainer"
@@ -95,7 +95,7 @@ import sys
 from pathlib import Path
 from kubernetes.client import Configuration
 sys.path[:0] = {[str(each) for each in sys.path]!r}
-import test_trainers as t
+import test_api as t
 
 class Remote:
     configuration = Configuration(host="http://127.0.0.1:{cluster.server_port}")
@@ -167,7 +167,7 @@ def test_a_node_of_another_version_refuses(tmp_path):
 )
 def test_a_cluster_that_will_not_is_told_from_its_remedy(cluster, status, message):
     cluster.status = status
-    with pytest.raises(Refused, match=message), trainers.asking("medloop-train"):
+    with pytest.raises(Refused, match=message), api.asking("medloop-train"):
         client_of(cluster).get_runtime("medloop-train")
 
 
@@ -175,11 +175,11 @@ def test_no_cluster_is_said_to_be_none(tmp_path, monkeypatch):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.setattr("kubernetes.config.kube_config.KUBE_CONFIG_DEFAULT_LOCATION", str(tmp_path / "none"))
     with pytest.raises(Unreachable, match="takes a Kubernetes cluster, and there is none here"):
-        trainers.cluster("medloop-train")
+        api.cluster("medloop-train")
     with trainer_api.serving(tmp_path) as gone:
         configuration = gone.configuration
     client = TrainerClient(KubernetesBackendConfig(namespace="team", client_configuration=configuration))
-    with pytest.raises(Unreachable, match="the Kubernetes API does not answer"), trainers.asking("medloop-train"):
+    with pytest.raises(Unreachable, match="the Kubernetes API does not answer"), api.asking("medloop-train"):
         client.get_runtime("medloop-train")
 
 

@@ -22,9 +22,8 @@ from kubeflow.trainer.options import Name
 
 from medloop import failures, params, provenance
 from medloop.errors import Conflict, Refused
+from medloop.trainer import SHARED, api
 from medloop.training import node, seat
-from medloop_pipelines import trainers
-from medloop_pipelines.training import SHARED
 
 POLL_S = 2.0
 DIGEST = "MEDLOOP_IMAGE_DIGEST"
@@ -60,22 +59,22 @@ def train(
         Refused: a node failed, by its name and with its reason.
         Conflict: another run trains the same.
     """
-    client = client or trainers.cluster(job.runtime)
+    client = client or api.cluster(job.runtime)
     name = job_name(base, section, arrays)
     shared = (place or on_claim)(name)
     shared.here.mkdir(parents=True, exist_ok=True)
     lease = shared.here / node.LEASE
     _refuse_if_held(lease, name)
     _prepare(shared.here, base, section, arrays)
-    with trainers.ended_by_sigterm(), trainers.asking(job.runtime):
-        trainers.remove(client, name)  # what an earlier try left
+    with api.ended_by_sigterm(), api.asking(job.runtime):
+        api.remove(client, name)  # what an earlier try left
         try:
             _renew(lease)
             _submit(client, name, section, job, shared.there)
             _wait(client, name, shared.here)
             _bring_home(shared.here / node.MODEL, model)
         finally:
-            trainers.remove(client, name)
+            api.remove(client, name)
             lease.unlink(missing_ok=True)
     shutil.rmtree(shared.here, ignore_errors=True)
     return dict(json.loads((model / "card.json").read_text())["validation"])
@@ -153,7 +152,7 @@ def _wait(client: TrainerClient, name: str, folder: Path) -> None:
     log = None
     while True:
         _renew(folder / node.LEASE)
-        state = trainers.state(client, name)
+        state = api.state(client, name)
         for each, status in {**{step.name: step.status for step in state.steps}, name: state.status}.items():
             if told.get(each) != status:
                 _say(f"{each}: {status}")
@@ -163,7 +162,7 @@ def _wait(client: TrainerClient, name: str, folder: Path) -> None:
         if state.status == "Failed":
             raise Refused(_why(client, name, _settled(client, name), folder))
         if log is None and told.get("node-0") == "Running":
-            log = threading.Thread(target=trainers.relay, args=(client, name, _say), daemon=True)
+            log = threading.Thread(target=api.relay, args=(client, name, _say), daemon=True)
             log.start()
         time.sleep(POLL_S)
 
@@ -171,9 +170,9 @@ def _wait(client: TrainerClient, name: str, folder: Path) -> None:
 def _settled(client: TrainerClient, name: str) -> Any:
     """Return how a failed job stands once its nodes have ended, which they do when one of them is gone."""
     deadline = time.monotonic() + SETTLE_S
-    while any(step.status == "Running" for step in trainers.state(client, name).steps) and time.monotonic() < deadline:
+    while any(step.status == "Running" for step in api.state(client, name).steps) and time.monotonic() < deadline:
         time.sleep(POLL_S)
-    return trainers.state(client, name)
+    return api.state(client, name)
 
 
 def _why(client: TrainerClient, name: str, state: Any, folder: Path) -> str:
@@ -181,7 +180,7 @@ def _why(client: TrainerClient, name: str, state: Any, folder: Path) -> str:
     reasons = dict(failures.read(folder / node.FAILURES))
     silent = [step.name for step in state.steps if step.status == "Failed" and step.name not in reasons]
     for each in silent:
-        tail = "; ".join(trainers.tail(client, name, each, TAIL)) or "nothing"
+        tail = "; ".join(api.tail(client, name, each, TAIL)) or "nothing"
         _say(f"{each} ended with this in its log: {tail}")
     first = [f"{each} ended without a reason (killed, out of memory, or its machine gone)" for each in silent]
     told = [f"{each}: {reason}" for each, reason in sorted(reasons.items())]

@@ -20,8 +20,9 @@ from kubeflow.trainer import ContainerBackendConfig, TrainerClient, TrainingRunt
 
 from medloop import params
 from medloop.errors import Refused
+from medloop.trainer import trainjob
 from medloop.training import node
-from medloop_pipelines import building, trainjob
+from medloop_pipelines import building
 from synthetic import write_arrays
 
 RUNTIMES = Path(__file__).resolve().parents[2] / "infra/k8s/trainer/runtime.yaml"
