@@ -95,3 +95,24 @@ def test_an_unforeseen_error_ends_a_step_without_its_text(capsys):
     said = capsys.readouterr().err
     assert said.startswith("medloop: unexpected JSONDecodeError in ")
     assert "Canarybird" not in said
+
+
+def test_a_state_that_cannot_be_written_to_hides_no_message_and_shows_no_name(monkeypatch, capfd):
+    monkeypatch.setenv("MEDLOOP_STATE", "/proc/nowhere")
+    monkeypatch.setenv("MEDLOOP_RUN", "run-1")
+    with pytest.raises(SystemExit) as ended, kubeflow.step("ingest"):
+        raise FileNotFoundError(2, "No such file", "/data/MUELLER^HANS.dcm")
+    with pytest.raises(SystemExit) as refused, kubeflow.step("ingest"):
+        raise Refused("wanted one thing, got another")
+    assert (ended.value.code, refused.value.code) == (1, Refused.exit_code)
+    said = capfd.readouterr().err
+    assert "unexpected FileNotFoundError" in said
+    assert "wanted one thing, got another" in said
+    assert "MUELLER" not in said
+
+
+def test_samples_that_cannot_be_kept_cost_a_run_nothing(tmp_path, monkeypatch, caplog):
+    (tmp_path / "samples").mkdir()
+    monkeypatch.setenv("MEDLOOP_STATE", "/proc/nowhere")
+    kubeflow.keep(tmp_path / "samples", "wards")
+    assert "The samples are not kept for the next run" in caplog.text

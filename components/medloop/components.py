@@ -50,7 +50,8 @@ def ingest(
             parts=[Path(part.path) for part in parts or ()],
             previous=kubeflow.kept(kept),
         )
-        print(said(report))  # noqa: T201
+        if not parts:  # they have said it themselves
+            print(said(report))  # noqa: T201
         kubeflow.keep(Path(samples.path), kept)
     kubeflow.describe(samples, **kubeflow.data(samples))
 

@@ -25,6 +25,7 @@ SETTINGS = "medloop.settings"  # digest of the parameters and images of a schedu
 LATEST = (KUBEFLOW, WATERMARK, SETTINGS)  # of the latest run that came to the same result
 ORIGIN = (LINEAGE, DATA, IMAGES, COMMIT, *LATEST)
 VERDICT = "medloop.verdict"  # of a version: how it compared with the champion, last
+PENDING = "pending"  # in place of a verdict: a scheduled run came to this version, and has not compared it yet
 CODE = ("components", "pipelines")
 
 

@@ -5,23 +5,31 @@ that the names of its pods have in common.
 """
 
 import json
+import logging
 import os
 import re
 import shutil
 from pathlib import Path
 
 POD = "KFP_POD_NAME"
+log = logging.getLogger(__name__)
 
 
 def leave(step: str, reason: str) -> None:
-    """Write down why a step of this run failed; outside of any run nothing is written."""
+    """Write down why a step of this run failed; outside of any run nothing is written.
+
+    Where the state cannot be written to, that is said in the log, and the step ends as it would have.
+    """
     folder = _folder()
     if folder is None:
         return
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial = folder / f".{step}.{os.getpid()}"
-    partial.write_text(json.dumps({"step": step, "reason": reason}))
-    partial.replace(folder / f"{step}.json")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        partial = folder / f".{step}.{os.getpid()}"
+        partial.write_text(json.dumps({"step": step, "reason": reason}))
+        partial.replace(folder / f"{step}.json")
+    except OSError as error:
+        log.warning("No note for the last step: $MEDLOOP_STATE cannot be written to (%s).", error.strerror)
 
 
 def withdraw(step: str) -> None:

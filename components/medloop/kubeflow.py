@@ -1,11 +1,12 @@
 """What a Kubeflow step adds to a stage: a readable failure, and what the KFP UI shows of the outputs."""
 
 import json
+import logging
 import os
 import shutil
 import sys
-import tempfile
 import traceback
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from medloop import __version__, failures, provenance
 from medloop.errors import Refused
 
 VERSION = "MEDLOOP_PIPELINE_VERSION"  # of the medloop that compiled the pipeline; a step's image may hold another
+log = logging.getLogger(__name__)
 ROC_POINTS = 200  # the UI draws each of them, and KFP keeps them as metadata
 
 
@@ -29,13 +31,13 @@ def step(name: str) -> Iterator[None]:
         yield
         failures.withdraw(name)
     except Refused as error:
-        failures.leave(name, str(error))
         print(f"medloop: {error}", file=sys.stderr)  # noqa: T201
+        failures.leave(name, str(error))
         sys.exit(error.exit_code)
     except Exception as error:  # its text may hold a patient's name, and a step's log is open to the whole team
         where = " > ".join(f"{frame.name}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__)[1:])
-        failures.leave(name, f"unexpected {type(error).__name__} in {where}")
         print(f"medloop: unexpected {type(error).__name__} in {where}", file=sys.stderr)  # noqa: T201
+        failures.leave(name, f"unexpected {type(error).__name__} in {where}")
         sys.exit(1)
 
 
@@ -69,11 +71,13 @@ def keep(samples: Path, name: str) -> None:
     """Keep a copy of the samples, or links to its files, in place of what was kept before under the name."""
     if (place := kept(name)) is None:
         return
-    place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=".partial-", dir=place.parent))
+    partial = place.with_name(f".{name}.{uuid.uuid4().hex}")
     try:
-        shutil.copytree(samples, partial, copy_function=_link_or_copy, dirs_exist_ok=True)
+        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        shutil.copytree(samples, partial, copy_function=_link_or_copy)
         provenance.replace(partial, place)
+    except (OSError, shutil.Error) as error:  # no room, or another run keeps its own: this one has done its work
+        log.warning("The samples are not kept for the next run (%s).", getattr(error, "strerror", None) or "not copied")
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

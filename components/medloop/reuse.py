@@ -26,10 +26,13 @@ class Earlier:
             if provenance.read_lineage(folder).get("recipe") != recipe:
                 return
             provenance.verify(folder)
+            self._stored = packing.Stored(folder, "manifest.parquet")
         except Refused as error:
             log.warning("Nothing is taken over from earlier samples: %s", error)
             return
-        self._stored = packing.Stored(folder, "manifest.parquet")
+        except OSError as error:  # another run puts its own in their place
+            log.warning("Nothing is taken over from earlier samples: they cannot be read (%s)", error.strerror)
+            return
         self._places = {item: place for place, item in enumerate(self._stored.items["item"].to_pylist())}
 
     def rows(self, item: str, version: str | None, key: str) -> Iterable[packing.Row] | None:

@@ -16,7 +16,7 @@ from medloop_pipelines.connection import Connection
 from medloop_pipelines.training import check_cluster, description, training_pipeline
 
 
-def compile(params: Params, output: Path, *, scheduled: bool = False) -> None:  # noqa: A001 - the word of KFP
+def compile(params: Params, output: Path, *, scheduled: bool = False, here: bool = False) -> None:  # noqa: A001 - the word of KFP
     """Write the pipeline of `params` to `output`, the IR that every Kubeflow takes; same `params`, same bytes.
 
     A `scheduled` one does nothing where nothing is new, and compares what it registers with the champion.
@@ -26,7 +26,7 @@ def compile(params: Params, output: Path, *, scheduled: bool = False) -> None:  
     """
     if output.suffix != ".yaml":
         raise Refused(f"a compiled pipeline is a .yaml file, got {output}")
-    pipeline = training_pipeline(params, scheduled=scheduled)
+    pipeline = training_pipeline(params, scheduled=scheduled, here=here)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
         Compiler().compile(pipeline, str(output))
@@ -55,7 +55,7 @@ def run(
     workspace.check_one_machine(params)
     if package is None:
         params, package = _here(params), root / "pipeline.yaml"
-        compile(params, package, scheduled=scheduled)
+        compile(params, package, scheduled=scheduled, here=True)
     runners.LOCAL[runner](_checked(package, params), root)
 
 

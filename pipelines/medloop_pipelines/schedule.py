@@ -142,7 +142,7 @@ def _compiled(schedules: tuple[Schedule, ...]) -> Iterator[dict[str, Package]]:
         packages = {}
         for each in schedules:
             params = workspace.scheduled(each)
-            check_cluster(params)
+            check_cluster(params, scheduled=True)
             path = Path(folder) / f"{each.name}.yaml"
             medloop_pipelines.compile(params, path, scheduled=True)
             packages[each.name] = Package(path, re.sub("[^a-z0-9]+", "-", params.base.model_name))

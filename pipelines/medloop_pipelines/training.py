@@ -18,11 +18,12 @@ BACKOFF = "30s"
 KEY_FOLDER, STATE_FOLDER = "/var/run/medloop", "/var/lib/medloop"  # in a step's container
 
 
-def training_pipeline(params: Params, *, scheduled: bool = False) -> Any:
+def training_pipeline(params: Params, *, scheduled: bool = False, here: bool = False) -> Any:
     """Return the KFP pipeline of `params`; it has no inputs, since its tasks depend on what it was built for.
 
     Args:
         params: what it is built for.
+        here: whether it is for this machine, where what a step writes outlives it.
         scheduled: whether it first looks for anything new, and at the end compares what it registers with the champion.
 
     Raises:
@@ -33,18 +34,18 @@ def training_pipeline(params: Params, *, scheduled: bool = False) -> Any:
     @dsl.pipeline(name=_name(params), description=description(params))
     def pipeline() -> None:
         with _told_of_its_end(params):
-            _scheduled_loop(params) if scheduled else _loop(params)
+            _scheduled_loop(params, here=here) if scheduled else _loop(params)
 
     return pipeline
 
 
-def _scheduled_loop(params: Params) -> None:
+def _scheduled_loop(params: Params, *, here: bool) -> None:
     """Look whether anything is new; if so run the loop, and compare what it registers with the champion."""
     settings = _settings(params)
     look = components.look(params=dump(params.base, params.ingest), settings=settings)
     _dressed(look, images.of("ingest", params.pipeline), params).set_caching_options(False)
     with dsl.If(look.outputs["Output"] != "", name="something-new"):
-        kept = params.base.model_name
+        kept = params.base.model_name if here or params.pipeline.state_claim else ""
         samples, register = _loop(params, kept, watermark=look.outputs["Output"], settings=settings)
         text = dump(params.base, params.promote)
         promote = components.promote(params=text, version=register.outputs["Output"], samples=samples)
@@ -198,9 +199,14 @@ def _on_accelerator(task: dsl.PipelineTask, params: Params) -> dsl.PipelineTask:
     return task
 
 
-def check_cluster(params: Params) -> None:
-    """Refuse parameters under which each run on a cluster would make pseudonyms under a new key."""
-    if params.pipeline.key_secret is None and (params.ingest.dvc or params.ingest.root != str(data.NOTHING)):
+def check_cluster(params: Params, *, scheduled: bool = False) -> None:
+    """Refuse parameters under which each step on a cluster makes pseudonyms under its own key, where that matters.
+
+    It does for patients' data, for shards that have to fit together, and for runs that have to know each other's data.
+    """
+    alone = params.pipeline.shards == 1 and not scheduled
+    own = params.ingest.dvc is None and params.ingest.root == str(data.NOTHING)
+    if params.pipeline.key_secret is None and not (alone and own):
         raise Refused(
             "pipeline.key_secret must name the Kubernetes secret with the pseudonym key, got null: "
             "kubectl create secret generic medloop-key --from-file=pseudonym.key=FILE, and set it to medloop-key"

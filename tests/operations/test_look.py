@@ -32,6 +32,7 @@ def _store(own_state) -> None:
         ({"1": DONE, "2": {}}, "a", False, "nothing new: version 1"),
         ({"1": DONE}, "b", True, "the data is that of version 1 (3 files, the newest of"),
         ({"1": MADE}, "a", True, "the data is that of version 1"),  # nothing was compared: the run broke off
+        ({"1": MADE | {evidence.VERDICT: evidence.PENDING}}, "a", True, "the data is that of version 1"),
         ({"1": DONE | {evidence.WATERMARK: "beef"}}, "a", True, "no version came of this data yet"),
     ],
 )
@@ -59,7 +60,8 @@ def test_a_run_that_went_to_its_end_leaves_nothing_to_do_until_the_data_or_the_s
     first = look(BASE, section, settings="a")
     assert first.new
     origin = evidence.given("", "run-1", first.watermark, "a")
-    register(BASE, params.Register(), **toy_registry.make(tmp_path), origin=origin)
+    loop = toy_registry.make(tmp_path)
+    register(BASE, params.Register(), **loop, origin=origin)
     assert look(BASE, section, settings="a").new, "it was not compared with the champion yet"
     promote(BASE, params.Promote(resamples=100), move=False)
     assert reasons() == []
@@ -70,7 +72,10 @@ def test_a_run_that_went_to_its_end_leaves_nothing_to_do_until_the_data_or_the_s
     assert look(BASE, section, settings="b").new
     (data / "2.png").write_bytes(b"two")
     assert look(BASE, section, settings="a").new
+    register(BASE, params.Register(), **loop, origin=origin)  # the same result once more
     (data / "2.png").unlink()
+    assert look(BASE, section, settings="a").new, "what came of it again was not compared yet"
+    promote(BASE, params.Promote(resamples=100), move=False)
     (data / "1.png").write_bytes(b"one")  # written again, the same content
     assert not look(BASE, section, settings="a").new
 

@@ -44,6 +44,7 @@ def project(tmp_path, monkeypatch) -> Path:
     """A folder with nothing in it but params.yaml."""
     monkeypatch.chdir(tmp_path)
     declared = (ROOT / "params.yaml").read_text().replace("schedule: []", SCHEDULE)
+    declared = declared.replace("key_secret: null", "key_secret: medloop-key")
     assert SCHEDULE in declared
     Path("params.yaml").write_text(declared)
     return tmp_path

@@ -16,7 +16,7 @@ from support import ROOT
 
 NIGHTLY = {"name": "nightly", "cron": "0 30 2 * * *"}
 WEEKLY = {"name": "weekly", "interval_s": 604800, "profile": "short", "max_concurrency": 2, "catch_up": True}
-SMALL = {"train": {"architectures": ["cnn"]}}
+SMALL = {"train": {"architectures": ["cnn"]}, "pipeline": {"key_secret": "medloop-key"}}
 
 
 @pytest.fixture(autouse=True)

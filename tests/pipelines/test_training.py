@@ -9,6 +9,7 @@ from kfp.pipeline_spec.pipeline_spec_pb2 import PipelineSpec
 import medloop_pipelines
 from medloop import __version__, kubeflow, params
 from medloop.errors import Refused
+from medloop_pipelines.training import check_cluster
 
 ARCHITECTURES = ("cnn", "lstm", "attention")
 
@@ -219,6 +220,10 @@ def test_a_cluster_s_key_state_and_secrets_reach_every_step(tmp_path):
         ("MLFLOW_TRACKING_PASSWORD", "s3cret"),
         ("MEDLOOP_WEBHOOK_URL", "https://hooks.example.org/s3cret"),
         ("MLFLOW_TRACKING_URI", "https://anna:s3cret@mlflow.example.org"),
+        ("MLFLOW_TRACKING_URI", "https://s3cret@mlflow.example.org"),
+        ("SOME_API_KEY", "s3cret"),
+        ("DB_PASSWD", "s3cret"),
+        ("AZURE_STORAGE_CONNECTION_STRING", "s3cret"),
     ],
 )
 def test_a_secret_among_the_variables_is_refused_and_not_shown(name, value):
@@ -231,6 +236,15 @@ def test_patients_data_goes_to_no_cluster_without_a_key(tmp_path):
     read = params.Params(schema_version=1, ingest=params.Ingest(source="dicom", root="s3://hospital/wards"))
     with pytest.raises(Refused, match=r"pipeline.key_secret must name .* kubectl create secret"):
         medloop_pipelines.submit(read, None)
+
+
+@pytest.mark.parametrize(("shards", "scheduled"), [(3, False), (1, True)])
+def test_neither_shards_nor_schedules_go_to_a_cluster_without_a_key(shards, scheduled):
+    read = params.Params(schema_version=1, pipeline=params.Pipeline(shards=shards))
+    with pytest.raises(Refused, match=r"pipeline.key_secret must name"):
+        check_cluster(read, scheduled=scheduled)
+    check_cluster(params.Params(schema_version=1))
+    check_cluster(params.Params(schema_version=1, pipeline=params.Pipeline(shards=3, key_secret="key")), scheduled=True)
 
 
 def test_a_schedule_is_no_part_of_what_it_runs(tmp_path):

@@ -45,7 +45,8 @@ def judged(mark: watermark.Watermark, settings: str, versions: dict[str, dict[st
     same = [
         number
         for number in came
-        if versions[number].get(evidence.SETTINGS) == settings and evidence.VERDICT in versions[number]  # to its end
+        if versions[number].get(evidence.SETTINGS) == settings
+        and versions[number].get(evidence.VERDICT, evidence.PENDING) != evidence.PENDING  # it went to its end
     ]
     if same:
         return Finding(False, f"nothing new: version {same[-1]} came of the same data ({mark})", mark.digest)

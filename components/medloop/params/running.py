@@ -13,8 +13,8 @@ from medloop.params.stages import Stage
 
 Channel = Literal["webhook", "slack", "email"]
 KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")]
-SECRET_VARIABLE = re.compile("SECRET|PASSWORD|TOKEN|CREDENTIAL|ACCESS_KEY|(?<!ENDPOINT)_URL$")
-WITH_PASSWORD = re.compile(r"\w+://[^/@]*:[^/@]*@")
+SECRET_VARIABLE = re.compile("SECRET|PASS|TOKEN|CREDENTIAL|_KEY$|APIKEY|CONNECTION_STRING|(?<!ENDPOINT)_URL$")
+WITH_PASSWORD = re.compile(r"https?://[^/@]+@|\w+://[^/@]*:[^/@]*@")
 
 
 class Toleration(Section):

@@ -66,7 +66,7 @@ class DvcReference(Section):
     @field_validator("repo")
     @classmethod
     def _without_a_secret(cls, repo: str) -> str:
-        if re.match(r"\w+://[^/@]*:[^/@]*@", repo):
+        if re.match(r"https?://[^/@]+@|\w+://[^/@]*:[^/@]*@", repo):
             problem = "repo must not hold a password or token, for parameters are shown: use SSH or a credential helper"
             raise PydanticCustomError(UNSHOWN, problem)
         return repo

@@ -48,6 +48,8 @@ def register(
     with server() as client, turn.taken(base.model_name):
         run_id, known = loops.record(client, loop)
         tags = {**loop.tags, **known, registry.RUN: run_id}
+        if origin and evidence.WATERMARK in origin:
+            tags[evidence.VERDICT] = evidence.PENDING
         version = registry.find(client, base.model_name, digest)
         if version is None:
             text = _description(card, loop.tags)

@@ -46,6 +46,14 @@ def asking(runtime: str) -> Iterator[None]:
         raise meant from None
 
 
+def _status(error: BaseException) -> int | None:
+    """Return the HTTP status behind an error of the SDK; None where there is none."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, ApiException):
+        cause = cause.__cause__
+    return cause.status if cause else None
+
+
 def _meaning(error: BaseException, runtime: str) -> Refused | None:
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, ApiException | HTTPError | TimeoutError):
@@ -61,8 +69,8 @@ def _meaning(error: BaseException, runtime: str) -> Refused | None:
         )
     if cause.status in (401, 403):
         return Refused(
-            f"the service account of this step may not use TrainJobs ({error}, status {cause.status}): apply "
-            f"infra/k8s/trainer with its role binding; {REMEDY}"
+            f"the service account of this step may not use TrainJobs here, or the namespace has no TrainingRuntime "
+            f"{runtime!r} ({error}, status {cause.status}): apply infra/k8s/trainer, with its roles, there; {REMEDY}"
         )
     return Refused(f"Kubernetes refused: {error} (status {cause.status}: {cause.reason}); {REMEDY}")
 
@@ -73,7 +81,9 @@ def state(client: TrainerClient, name: str) -> Any:
     while True:
         try:
             return client.get_job(name)
-        except (RuntimeError, TimeoutError, HTTPError):
+        except (RuntimeError, TimeoutError, HTTPError) as error:
+            if _status(error) == 404:
+                raise Refused(f"TrainJob {name} was deleted while it ran: run the step again") from None
             if time.monotonic() > deadline:
                 raise
             time.sleep(5)

@@ -4,6 +4,7 @@ The step and the nodes share a folder: on a cluster a volume that both mount. In
 arrays, checkpoints, why a node failed, and in the end the model.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -62,7 +63,7 @@ def train(
     client = client or api.cluster(job.runtime)
     name = job_name(base, section, arrays)
     shared = (place or on_claim)(name)
-    shared.here.mkdir(parents=True, exist_ok=True)
+    _make(shared.here, job)
     lease = shared.here / node.LEASE
     _refuse_if_held(lease, name)
     _prepare(shared.here, base, section, arrays)
@@ -100,6 +101,16 @@ def on_node(folder: str) -> None:  # its source is all that travels to the nodes
     node.main(folder)
 
 
+def _make(folder: Path, job: params.TrainJob) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(
+            f"the volume that the step and its nodes share cannot be written to at {folder.parent} ({error.strerror}): "
+            f"user {os.getuid()} must be able to, see `Volumes` in infra/README.md (runtime {job.runtime})"
+        ) from None
+
+
 def _refuse_if_held(lease: Path, name: str) -> None:
     before = lease.read_text() if lease.exists() else None
     if before is None:
@@ -111,8 +122,9 @@ def _refuse_if_held(lease: Path, name: str) -> None:
 
 def _renew(lease: Path) -> None:
     partial = lease.with_suffix(".partial")
-    partial.write_text(uuid.uuid4().hex)
-    partial.replace(lease)
+    with contextlib.suppress(OSError):  # a volume that is away for a while; the nodes have patience
+        partial.write_text(uuid.uuid4().hex)
+        partial.replace(lease)
 
 
 def _prepare(folder: Path, base: params.Base, section: params.Train, arrays: Path) -> None:
@@ -128,7 +140,7 @@ def _prepare(folder: Path, base: params.Base, section: params.Train, arrays: Pat
 
 
 def _submit(client: TrainerClient, name: str, section: params.Train, job: params.TrainJob, folder: str) -> None:
-    gpus = {job.accelerator: section.gpus_per_node} if job.accelerator and section.gpus_per_node else {}
+    gpus = {job.accelerator: max(1, section.gpus_per_node)} if job.accelerator else {}
     digest = {DIGEST: os.environ[DIGEST]} if DIGEST in os.environ else {}
     hosts = " ".join(f"{name}-node-{i}" for i in range(section.nodes))
     client.train(

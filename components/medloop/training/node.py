@@ -1,5 +1,6 @@
 """What runs on each node of a TrainJob: the stage `train`, on what the step of the pipeline left in a shared folder."""
 
+import contextlib
 import json
 import os
 import sys
@@ -53,9 +54,12 @@ def _request(folder: Path) -> tuple[params.Base, params.Train]:
 
 def _watch(lease: Path, patience: float = ORPHAN_S) -> None:
     """End this process when nobody has renewed the lease for `patience` seconds of this machine's clock."""
-    seen, since = None, time.monotonic()
+    seen: str | None = None
+    since = time.monotonic()
     while time.monotonic() - since < patience:
-        now = lease.read_text() if lease.exists() else None
+        now = seen
+        with contextlib.suppress(OSError):  # not there, or the volume does not answer: no sign
+            now = lease.read_text()
         if now != seen:
             seen, since = now, time.monotonic()
         time.sleep(min(LOOK_S, patience))

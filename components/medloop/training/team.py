@@ -141,8 +141,10 @@ class Several(Team):
         if not self._leaving:
             error = self.loss()
             print(f"medloop: {error}", file=sys.stderr, flush=True)  # noqa: T201
-            failures.leave(f"node-{self.node}", str(error))
-            os._exit(Unreachable.exit_code)
+            try:
+                failures.leave(f"node-{self.node}", str(error))
+            finally:
+                os._exit(Unreachable.exit_code)
 
 
 @contextmanager
