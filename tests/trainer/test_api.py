@@ -161,7 +161,7 @@ def test_a_node_of_another_version_refuses(tmp_path):
     ("status", "message"),
     [
         (404, "this cluster has no TrainingRuntime 'medloop-train' or no Kubeflow Trainer .*apply infra/k8s/trainer"),
-        (403, "the service account of this step may not use TrainJobs .*status 403.*role binding"),
+        (403, "the service account of this step may not use TrainJobs .*status 403.*with its roles"),
         (500, "Kubernetes refused: .*status 500"),
     ],
 )
