@@ -1,6 +1,7 @@
 """What several tests share: where the real data is, and a state of its own for each test."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,8 @@ def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     folder = tmp_path_factory.mktemp("state")
     monkeypatch.setenv("MEDLOOP_KEY_FILE", str(folder / "pseudonym.key"))
     monkeypatch.setenv("MEDLOOP_STATE", str(folder / "state"))
+    if "mlflow" in sys.modules:  # it remembers the address that the last test used
+        sys.modules["mlflow"].set_tracking_uri(None)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
     return folder

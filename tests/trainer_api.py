@@ -126,9 +126,6 @@ class Handler(BaseHTTPRequestHandler):
             self._answer(server.status, {})
         elif path == f"{GROUP}/trainingruntimes/medloop-train":
             self._answer(200, server.runtime)
-        elif path == f"{GROUP}/trainjobs":
-            kind = {"apiVersion": "trainer.kubeflow.org/v1alpha1", "kind": "TrainJobList", "metadata": {}}
-            self._answer(200, kind | {"items": [server.seen(name) for name in list(server.jobs)]})
         elif job in server.jobs:
             self._answer(200, server.seen(job))
         elif path == PODS:

@@ -40,7 +40,7 @@ def run(pipeline, folder: Path) -> Path:
 def until_preprocess(read: params.Params):
     @dsl.pipeline(name="until-preprocess")
     def pipeline() -> None:
-        samples = training._ingested(read)
+        samples = training._ingested(read, kept="")
         validate = training._task("validate", read, samples=samples)
         training._preprocessed(read, samples=samples, validation=validate.outputs["validation"])
 

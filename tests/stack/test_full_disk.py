@@ -121,7 +121,8 @@ def test_what_fills_up_while_it_runs_is_told_and_corrupts_nothing(laptop, disk, 
     said: list[str] = []
     monkeypatch.setattr(process, "STOP_SECONDS", 15)
     control.down(laptop.folder, said.append)
-    assert [line.split()[0] for line in said] == ["mlflow", "s3", "postgres"]
+    ended = [line.split()[0] for line in said]
+    assert ended in (["mlflow", "s3", "postgres"], ["mlflow", "s3"]), "PostgreSQL may have given up before"
     assert all(line.endswith(("stopped", "killed: it did not stop within 15 s")) for line in said), said
     before = (laptop.folder / "stack.env").read_bytes()
     refused = laptop.run("up")

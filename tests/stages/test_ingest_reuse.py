@@ -152,6 +152,19 @@ def test_damaged_samples_are_left_alone_with_a_word(root, tmp_path, caplog, name
     assert CANARY not in caplog.text
 
 
+def test_samples_that_cannot_be_read_are_left_alone_with_a_word(root, tmp_path, caplog):
+    section = dicom_section(root)
+    again(section, tmp_path)
+    earlier = tmp_path / "earlier"
+    shutil.copytree(tmp_path / "samples", earlier)
+    (earlier / "shards/00000.bin").unlink()
+    (earlier / "shards/00000.bin").mkdir()  # root may read any file
+    with caplog.at_level(logging.WARNING):
+        report = ingest(BASE, section, samples=tmp_path / "samples", previous=earlier)
+    assert report["taken_over"] == 0
+    assert "Nothing is taken over from earlier samples: they cannot be read (Is a directory)" in caplog.text
+
+
 def test_samples_under_another_key_are_not_taken_over(root, tmp_path, monkeypatch):
     section = dicom_section(root)
     again(section, tmp_path)

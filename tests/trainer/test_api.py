@@ -84,6 +84,42 @@ def test_what_is_asked_for_each_node(cluster, tmp_path, monkeypatch):
     assert {each["name"] for each in trainer["env"]} == {"MEDLOOP_HOSTS"}, "a TrainJob can be read by many"
 
 
+@pytest.mark.parametrize("gpus", [0, 1])
+def test_a_node_on_an_accelerator_gets_one_where_no_number_is_given(cluster, tmp_path, monkeypatch, gpus):
+    asked = {}
+    monkeypatch.setattr(cluster, "start", lambda job: asked.update(job["spec"]) or _stop())
+    write_arrays(tmp_path / "arrays")
+    section = SECTION.model_copy(update={"gpus_per_node": gpus})
+    with pytest.raises(Refused, match="status 422"):
+        train(cluster, tmp_path, section, JOB.model_copy(update={"accelerator": "nvidia.com/gpu"}))
+    assert asked["trainer"]["resourcesPerNode"]["limits"]["nvidia.com/gpu"] == 1
+
+
+def test_a_job_that_somebody_deletes_is_said_to_be_deleted(cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(trainjob, "POLL_S", 0.2)
+    write_arrays(tmp_path / "arrays", size=(32, 32, 1), train=2000)
+    section = SECTION.model_copy(update={"epochs": 5000, "patience": 5000})
+
+    def delete():
+        while not cluster.jobs:
+            time.sleep(0.1)
+        cluster.remove(*cluster.jobs)
+
+    other = threading.Thread(target=delete)
+    other.start()
+    with pytest.raises(Refused, match=r"TrainJob medloop-lstm-\w+ was deleted while it ran: run the step again"):
+        train(cluster, tmp_path, section)
+    other.join()
+
+
+def test_a_shared_volume_that_cannot_be_written_is_refused_with_the_user_it_needs(cluster, tmp_path):
+    write_arrays(tmp_path / "arrays")
+    (tmp_path / "shared").write_text("a file where the volume should be, as root may write into any folder")
+    with pytest.raises(Refused, match=rf"cannot be written to at .*shared .*user {os.getuid()} must be able to"):
+        train(cluster, tmp_path)
+    assert cluster.nodes == {}
+
+
 def _stop():
     raise RuntimeError("seen enough")
 
@@ -147,6 +183,28 @@ def test_a_node_ends_when_nobody_waits_for_it(tmp_path):
         2,
         "medloop: the step that waits for this job is gone, so the node stops\n",
     )
+
+
+def test_a_node_waits_while_its_volume_does_not_answer_and_goes_on_when_it_does(tmp_path):
+    """A volume that is away for less than the patience ends nobody: reading fails, then the lease is renewed again."""
+    code = f"""
+import pathlib, threading, time
+from medloop.training import node
+lease = pathlib.Path({str(tmp_path)!r}) / "lease"
+node.LOOK_S = 0.1
+lease.write_text("0")
+threading.Thread(target=node._watch, args=(lease, 3.0), daemon=True).start()
+for renewed in range(1, 5):
+    lease.unlink()
+    lease.mkdir()  # it cannot be read
+    time.sleep(1.0)
+    lease.rmdir()
+    lease.write_text(str(renewed))
+    time.sleep(0.5)
+print("still here")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "still here\n", "")
 
 
 def test_a_node_of_another_version_refuses(tmp_path):

@@ -121,11 +121,13 @@ def serve_schedules() -> None:
 
 
 @app.command("history")
-def schedule_history() -> None:
+def schedule_history(
+    count: Annotated[int, typer.Option("--last", min=1, help="how many to list")] = 20,
+) -> None:
     """List the latest runs of `serve` on this machine and how they ended."""
     from medloop.scheduling import history
 
-    rows = history.latest()
+    rows = history.latest(count)
     typer.echo("\n".join("  ".join(row) for row in rows) or "no runs yet")
 
 

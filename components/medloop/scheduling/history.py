@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 WAIT_SECONDS = 30.0  # for another process that writes
-SHOWN = 20
 
 TABLE = """
 CREATE TABLE IF NOT EXISTS runs (
@@ -62,7 +61,7 @@ def last(schedule: str) -> str | None:
         return row[0] if row else None
 
 
-def latest(count: int = SHOWN) -> list[tuple[str, str, str, str, str, str]]:
+def latest(count: int) -> list[tuple[str, str, str, str, str, str]]:
     """Return the latest runs, newest first: schedule, due, started, ended, result, reason."""
     with _open() as file:
         rows = file.execute(

@@ -91,11 +91,11 @@ def state(client: TrainerClient, name: str) -> Any:
 
 def remove(client: TrainerClient, name: str) -> None:
     """Delete a job and wait until it is gone; one that is not there is none."""
-    if name not in _names(client):
+    if not _there(client, name):
         return
     client.delete_job(name)
     deadline = time.monotonic() + OUTAGE_S
-    while name in _names(client):
+    while _there(client, name):
         if time.monotonic() > deadline:
             raise Refused(
                 f"TrainJob {name} was deleted and is still there: `kubectl describe trainjob {name}` says why"
@@ -103,8 +103,17 @@ def remove(client: TrainerClient, name: str) -> None:
         time.sleep(1)
 
 
-def _names(client: TrainerClient) -> set[str]:
-    return {job.name for job in client.list_jobs()}
+def _there(client: TrainerClient, name: str) -> bool:
+    """Tell whether there is such a job; of those of others nothing is asked, whose runtimes we may not see."""
+    try:
+        client.get_job(name)
+    except ValueError:  # what the SDK's container backend says
+        return False
+    except RuntimeError as error:
+        if _status(error) != 404:
+            raise
+        return False
+    return True
 
 
 def relay(client: TrainerClient, name: str, say: Callable[[str], None]) -> None:
