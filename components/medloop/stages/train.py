@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medloop import __version__, inference, params, plugins, provenance, tasks, training
+from medloop.errors import Refused
 from medloop.training import backend, data, live, seat, team
 
 CARD_VERSION = 1
@@ -35,6 +36,7 @@ def train(base: params.Base, section: params.Train, *, arrays: Path, model: Path
     here = seat.find(section, os.environ)
     found = data.read(arrays)
     data.batch_size(found.train, section)  # refuses one that cannot be shared
+    _check_views(section.tta, found.shape)
     with team.joined(here, _facts(base, section, arrays)) as us:
         if us.leads:
             return _lead(base, section, name, found, us, arrays=arrays, model=model)
@@ -43,6 +45,12 @@ def train(base: params.Base, section: params.Train, *, arrays: Path, model: Path
         fitting.follow(_spec(base, section, found), found, task, section, seed=base.seed, team=us)
         team.part(us)
     return {}
+
+
+def _check_views(section: params.Views, shape: tuple[int, int, int]) -> None:
+    if section.shift_px >= min(shape[:2]):
+        size = "x".join(map(str, shape[:2]))
+        raise Refused(f"train.tta.shift_px must be less than the sides of the images, {size}, got {section.shift_px}")
 
 
 def _lead(
@@ -60,14 +68,14 @@ def _lead(
     task = plugins.load(tasks, base.task)
     with _logged(base, section, arrays) as log, backend.onnx_exporter(name) as export_onnx:
         fitting = _started(base, section, name)
-        from medloop.training import checkpoint, export  # keras has its backend now
+        from medloop.training import checkpoint, export, views  # keras has its backend now
 
         kept = checkpoint.Checkpoint(f"{architecture}-{_course(base, section, arrays, name)}")
         spec = _spec(base, section, found)
         with provenance.writing("train", base, section, model, inputs={"arrays": arrays}) as [folder]:
             trained, state = fitting.fit(spec, found, task, section, seed=base.seed, checkpoint=kept, log=log, team=us)
             team.part(us)
-            export.save_keras(trained, folder / "model.keras")
+            export.save_keras(views.averaged(trained, section.tta), folder / "model.keras")
             export_onnx(folder / "model.keras", folder / "model.onnx")
             logits = export.checked_logits(folder, found.val.images)
             scores = _scores(task, found.val.labels, logits)
@@ -79,6 +87,7 @@ def _lead(
                 "backend": name,
                 "hyper": spec.hyper,
                 "normalisation": spec.normalisation,
+                "tta": section.tta.model_dump(),
                 "parameters": trained.count_params(),
                 "weights_sha256": export.weights_sha256(trained),
                 "epochs_trained": state.epoch,
