@@ -195,6 +195,12 @@ class Train(Section):
     require_gpu: bool = Field(False, description="refuse to train without a GPU")
     nodes: int = Field(1, ge=1, le=1024, description="hosts that share every batch; more than one: Kubeflow Trainer")
     gpus_per_node: int = Field(0, ge=0, le=64, description="GPUs of each node that share its part; 0: one device")
+    members: int = Field(
+        1, ge=1, le=100, description="networks of one architecture, base.seed and up, whose mean is the model"
+    )
+    folds: int = Field(
+        0, ge=0, le=20, description="members trained by cross-validation on train and validation data; 0: none"
+    )
     augment: Augment = Augment()
     tta: Views = Views()
     hyper: dict[str, dict[str, Any]] = Field({}, description="by architecture: keyword arguments of its `build`")
@@ -203,6 +209,15 @@ class Train(Section):
     def _each_once(self) -> Self:
         if len(set(self.architectures)) < len(self.architectures):
             raise ValueError(f"architectures must differ, got {', '.join(self.architectures)}")
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_or_folds(self) -> Self:
+        if self.folds == 1 or (self.folds and self.members > 1):
+            raise ValueError(
+                "folds must be 0 or at least 2, and members 1 with them, for each fold makes one; "
+                f"got folds {self.folds}, members {self.members}"
+            )
         return self
 
     @model_validator(mode="after")
