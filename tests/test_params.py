@@ -81,6 +81,12 @@ def test_a_file_that_is_no_yaml_is_refused(tmp_path):
         params.read(tmp_path / "params.yaml")
 
 
+@pytest.mark.parametrize("train", [{"folds": 1}, {"folds": 3, "members": 2}])
+def test_members_are_seeds_or_folds(train):
+    with pytest.raises(Refused, match="folds must be 0 or at least 2, and members 1 with them"):
+        params.check({"schema_version": 1, "train": train}, where="params.yaml")
+
+
 @pytest.mark.parametrize(
     ("train", "message"),
     [

@@ -28,6 +28,7 @@ from medloop.params.stages import (
     Stage,
     Train,
     Validate,
+    Views,
 )
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "TrainJob",
     "Trainer",
     "Validate",
+    "Views",
     "check",
     "checked",
     "describe",

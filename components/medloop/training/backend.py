@@ -19,7 +19,7 @@ from typing import Any
 from medloop import models, params, plugins
 from medloop.errors import Refused
 
-FASTEST = {"convolution": "tensorflow", "recurrent": "jax"}  # by a model file's KIND, measured on CPUs
+FASTEST = {"convolution": "tensorflow", "recurrent": "jax", "transformer": "jax"}  # by KIND, measured on CPUs
 REMEDY = {
     "tensorflow": "pip install tensorflow-cpu",
     "jax": "pip install jax",
