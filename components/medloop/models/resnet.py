@@ -16,7 +16,7 @@ def build(
     input_shape: tuple[int, int, int],
     outputs: int,
     *,
-    filters: tuple[int, ...] = (32, 64, 128),
+    filters: tuple[int, ...] = (16, 32, 64),
     blocks: int = 2,
     dropout: float = 0.0,
 ) -> keras.Model:
