@@ -19,6 +19,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from medloop import params
+from medloop.kinds import image
 from medloop.training import backend, data
 
 IMAGES, VALIDATION, CLASSES, EPOCHS = 12_800, 512, 10, 7
@@ -94,8 +95,8 @@ def _product(architecture: str, hyper: dict[str, str], images: np.ndarray, label
 
     arrays = data.Arrays(
         {"input_shape": images.shape[1:], "classes": [str(i) for i in range(CLASSES)]},
-        data.Split(images[:IMAGES], labels[:IMAGES], None),
-        data.Split(images[IMAGES:], labels[IMAGES:], None),
+        data.Split(images[:IMAGES], labels[:IMAGES], None, image),
+        data.Split(images[IMAGES:], labels[IMAGES:], None, image),
     )
     spec = network.Spec(architecture, arrays.shape, CLASSES, hyper, {"kind": "image"})
     turns = _turns()

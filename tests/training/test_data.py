@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from medloop.errors import Refused
+from medloop.kinds import image
 from medloop.params import Augment, Train
 from medloop.training import data
 from synthetic import write_arrays
@@ -15,7 +16,7 @@ def numbered():
     """300 images of which each holds its own number."""
     count = np.arange(300)
     images = np.stack([count // 256, count % 256], axis=1).astype(np.uint8).reshape(300, 1, 2, 1)
-    return data.Split(images, (count % 2).astype(np.int32), None)
+    return data.Split(images, (count % 2).astype(np.int32), None, image)
 
 
 def numbers(images):
@@ -72,10 +73,10 @@ def test_balanced_weights_give_every_class_the_same_sum():
 
 def test_normalisation_constants_are_those_of_train():
     images = np.random.default_rng(0).integers(0, 256, (50, 6, 7, 3), dtype=np.uint8)
-    fitted = data.normalisation("train", data.Split(images, np.zeros(50, np.int32), None))
+    fitted = data.normalisation("train", data.Split(images, np.zeros(50, np.int32), None, image))
     np.testing.assert_allclose(fitted["mean"], images.mean(axis=(0, 1, 2)), rtol=1e-9)
     np.testing.assert_allclose(fitted["std"], images.std(axis=(0, 1, 2)), rtol=1e-9)
-    assert data.normalisation("image", data.Split(images, np.zeros(50, np.int32), None)) == {"kind": "image"}
+    assert data.normalisation("image", data.Split(images, np.zeros(50, np.int32), None, image)) == {"kind": "image"}
 
 
 def test_memory_does_not_grow_with_the_set(monkeypatch):
@@ -84,9 +85,9 @@ def test_memory_does_not_grow_with_the_set(monkeypatch):
     section = Train(augment=Augment(shift=0.1, noise=0.1))
     peaks = []
     for count in (800, 3200):
-        split = data.Split(np.broadcast_to(np.uint8(7), (count, 64, 64, 1)), np.zeros(count, np.int32), None)
+        split = data.Split(np.broadcast_to(np.uint8(7), (count, 64, 64, 1)), np.zeros(count, np.int32), None, image)
         tracemalloc.start()
-        data.mean_and_std(split.images)
+        data.mean_and_std(split.inputs)
         for _ in data.epoch_segments(split, np.ones(count, np.float32), section, seed=0, epoch=1):
             pass
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -96,7 +97,7 @@ def test_memory_does_not_grow_with_the_set(monkeypatch):
 
 def test_arrays_are_mapped_into_memory(tmp_path):
     read = data.read(write_arrays(tmp_path / "arrays"))
-    assert isinstance(read.train.images, np.memmap)
+    assert isinstance(read.train.inputs, np.memmap)
     assert (read.shape, read.classes, len(read.val.labels)) == ((12, 12, 1), ["a", "b"], 40)
 
 
@@ -109,7 +110,7 @@ def test_missing_arrays_another_version_or_an_absent_class_are_refused(tmp_path)
         data.read(folder)
     about = json.loads((folder / "about.json").read_text())
     (folder / "about.json").write_text(json.dumps(about | {"schema_version": 9}))
-    with pytest.raises(Refused, match="has schema version 9, this medloop reads 1"):
+    with pytest.raises(Refused, match="has schema version 9, this medloop reads 2"):
         data.read(folder)
 
 

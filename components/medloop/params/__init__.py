@@ -28,6 +28,7 @@ from medloop.params.stages import (
     Stage,
     Train,
     Validate,
+    Windows,
 )
 
 __all__ = [
@@ -55,6 +56,7 @@ __all__ = [
     "TrainJob",
     "Trainer",
     "Validate",
+    "Windows",
     "check",
     "checked",
     "describe",

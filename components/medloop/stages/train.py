@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medloop import __version__, inference, params, plugins, provenance, tasks, training
+from medloop import __version__, pairing, params, plugins, provenance, tasks, training
 from medloop.training import backend, data, live, seat, team
 
-CARD_VERSION = 1
+CARD_VERSION = 2
 WEIGHTS_TAG = "medloop.weights_sha256"  # by which `register` finds the run
 
 
@@ -27,13 +27,14 @@ def train(base: params.Base, section: params.Train, *, arrays: Path, model: Path
     several nodes this runs on each of them; the first one writes, the others return nothing.
 
     Raises:
-        Refused: the backend, a hyper-parameter, the images' size or the arrays cannot be used, the loss is no number,
+        Refused: the backend, a hyper-parameter, the inputs' size or the arrays cannot be used, the loss is no number,
             the saved and the exported network disagree, or the nodes do.
         Unreachable: a node does not come, or goes away.
     """
     name = backend.select(section)
     here = seat.find(section, os.environ)
     found = data.read(arrays)
+    pairing.check(base.task, found.about["facts"]["kind"], section.architectures)
     data.batch_size(found.train, section)  # refuses one that cannot be shared
     with team.joined(here, _facts(base, section, arrays)) as us:
         if us.leads:
@@ -69,9 +70,9 @@ def _lead(
             team.part(us)
             export.save_keras(trained, folder / "model.keras")
             export_onnx(folder / "model.keras", folder / "model.onnx")
-            logits = export.checked_logits(folder, found.val.images)
-            scores = _scores(task, found.val.labels, logits)
-            pq.write_table(_predictions(found.val, logits), folder / "validation.parquet")
+            outputs = export.checked_outputs(folder, found.val.inputs)
+            scores = {task.GATE: task.score(found.val.labels, task.said(outputs, {"target": spec.target}))}
+            pq.write_table(_predictions(found.val, outputs), folder / "validation.parquet")
             pq.write_table(pa.Table.from_pylist(state.history), folder / "history.parquet")
             pq.write_table(_development(found), folder / "development.parquet")
             about = {
@@ -79,6 +80,7 @@ def _lead(
                 "backend": name,
                 "hyper": spec.hyper,
                 "normalisation": spec.normalisation,
+                **({"target": spec.target} if spec.target else {}),
                 "parameters": trained.count_params(),
                 "weights_sha256": export.weights_sha256(trained),
                 "epochs_trained": state.epoch,
@@ -104,12 +106,16 @@ def _spec(base: params.Base, section: params.Train, found: data.Arrays) -> Any:
     from medloop.training import network
 
     [architecture] = section.architectures
+    task, mask = plugins.load(tasks, base.task), bool(found.about["preprocessing"].get("mask"))
     return network.Spec(
         architecture,
         found.shape,
-        plugins.load(tasks, base.task).outputs(found.classes),
+        task.outputs(found.classes),
         section.hyper.get(architecture, {}),
-        data.normalisation(section.normalisation, found.train),
+        data.normalisation(section.normalisation, found.train, mask=mask),
+        found.about["facts"]["kind"],
+        found.train.inputs.dtype.name,
+        task.fitted(found.train.labels),
     )
 
 
@@ -151,22 +157,27 @@ def _code(section: params.Train) -> dict[str, str]:
     return {path.name: provenance.sha256(path) for path in files}
 
 
-def _scores(task: ModuleType, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-    return {task.GATE: task.score(labels, inference.probabilities(logits))}
-
-
-def _predictions(split: data.Split, logits: np.ndarray) -> pa.Table:
-    """Return sample_id, patient_id, label and logit_0 .. of every validation image."""
-    table = split.index.select(["sample_id", "patient_id"]).append_column("label", pa.array(split.labels))
-    for i in range(logits.shape[1]):
-        table = table.append_column(f"logit_{i}", pa.array(logits[:, i]))
+def _predictions(split: data.Split, outputs: np.ndarray) -> pa.Table:
+    """Return sample_id, patient_id, label and output_0 .. of all validation data; of windows start and block too."""
+    known = [name for name in ("sample_id", "patient_id", "start", "block") if name in split.index.column_names]
+    table = split.index.select(known).append_column("label", pa.array(split.labels))
+    for i in range(outputs.shape[1]):
+        table = table.append_column(f"output_{i}", pa.array(outputs[:, i]))
     return table.replace_schema_metadata()
 
 
 def _development(arrays: data.Arrays) -> pa.Table:
-    """Return patient_id and content_sha256 of every image that the model was made with: promotion leaves them out."""
+    """Return patient_id and content_sha256 of every sample that the model was made with: promotion leaves them out.
+
+    Where time is split, a patient stands on every side, and is left out of this.
+    """
     parts = [split.index.select(["patient_id", "content_sha256"]) for split in (arrays.train, arrays.val)]
-    return pa.concat_tables(parts).replace_schema_metadata()
+    table = pa.concat_tables(parts).replace_schema_metadata()
+    if arrays.about["facts"]["split_in_time"]:
+        table = table.set_column(0, "patient_id", pa.nulls(len(table), pa.string()))
+    if "start" in arrays.train.index.column_names:  # windows: many of one sample
+        table = table.group_by(["patient_id", "content_sha256"], use_threads=False).aggregate([])
+    return table
 
 
 def _card(base: params.Base, arrays: data.Arrays) -> dict[str, Any]:
@@ -175,9 +186,10 @@ def _card(base: params.Base, arrays: data.Arrays) -> dict[str, Any]:
         "schema_version": CARD_VERSION,
         "task": base.task,
         "dataset": base.dataset,
+        "kind": arrays.about["facts"]["kind"],
         "classes": arrays.classes,
         "input_shape": list(arrays.shape),
-        "input_units": "uint8 gray levels or RGB, 0 to 255, as medloop's preprocessing makes them",
+        "input_units": arrays.train.kind.INPUT_UNITS,
         "preprocessing": arrays.about["preprocessing"],
         "simulated": bool(arrays.about["facts"]["simulated"]),
     }

@@ -22,9 +22,9 @@ def trainer(network: keras.Model, optimizer: keras.Optimizer, loss: Any, *, loop
     """Return a function that takes one optimiser step per batch of a segment, and returns the losses (S,).
 
     Args:
-        network: from images (B, H, W, C) uint8 to logits (B, outputs).
+        network: from inputs (B, ...) to outputs (B, K).
         optimizer: of the network's weights.
-        loss: of labels (B,), logits (B, outputs) and sample weights (B,), a mean over the batch.
+        loss: of labels (B,), outputs (B, K) and sample weights (B,), a mean over the batch.
         loop: on JAX, compile the loop over batches too: right for recurrent networks; on a CPU convolutions inside a
             compiled loop run ten times slower.
         spread: on JAX, the devices that share every batch (a `Spread`); a segment then holds this node's part.
@@ -39,7 +39,7 @@ def trainer(network: keras.Model, optimizer: keras.Optimizer, loss: Any, *, loop
 
 
 def predictor(network: keras.Model) -> Predict:
-    """Return a function from images (N, H, W, C) uint8 to logits (N, outputs) float32, with today's weights."""
+    """Return a function from inputs (N, ...) to outputs (N, K) float32, with today's weights."""
     name = keras.backend.backend()
     make = {"tensorflow": _tensorflow_predictor, "jax": _jax_predictor, "torch": _torch_predictor}[name]
     predict = make(network)
@@ -59,31 +59,33 @@ def predictor(network: keras.Model) -> Predict:
 
 def _tensorflow_trainer(network: keras.Model, optimizer: keras.Optimizer, loss: Any) -> Advance:
     tf = importlib.import_module("tensorflow")
-    signature = [
-        tf.TensorSpec((None, None, *network.input_shape[1:]), tf.uint8),
-        tf.TensorSpec((None, None), tf.int32),
-        tf.TensorSpec((None, None), tf.float32),
-    ]
 
-    @tf.function(input_signature=signature)
-    def advance(images: Any, labels: Any, weights: Any) -> Any:
-        steps = tf.shape(images)[0]
+    def steps(inputs: Any, labels: Any, weights: Any) -> Any:
+        steps = tf.shape(inputs)[0]
         values = tf.TensorArray(tf.float32, steps)
         for i in tf.range(steps):
             with tf.GradientTape() as tape:
-                value = loss(labels[i], network(images[i], training=True), weights[i]) + sum(network.losses)
+                value = loss(labels[i], network(inputs[i], training=True), weights[i]) + sum(network.losses)
             gradients = tape.gradient(value, network.trainable_weights)
             optimizer.apply(gradients, network.trainable_weights)
             values = values.write(i, value)
         return values.stack()
 
-    return lambda segment: advance(*segment).numpy()
+    compiled: list[Any] = []  # once, for segments of any number of batches of any size
+
+    def advance(segment: Segment) -> np.ndarray:
+        if not compiled:
+            signature = [tf.TensorSpec((None, None, *array.shape[2:]), array.dtype) for array in segment]
+            compiled.append(tf.function(steps, input_signature=signature))
+        return compiled[0](*segment).numpy()
+
+    return advance
 
 
 def _tensorflow_predictor(network: keras.Model) -> Predict:
     tf = importlib.import_module("tensorflow")
 
-    @tf.function(input_signature=[tf.TensorSpec((None, *network.input_shape[1:]), tf.uint8)])
+    @tf.function(input_signature=[tf.TensorSpec((None, *network.input_shape[1:]), network.inputs[0].dtype)])
     def predict(images: Any) -> Any:
         return network(images, training=False)
 
