@@ -20,6 +20,7 @@ import pytest
 import toy_registry
 from medloop import answers, imaging, inference, plugins, serving, signals
 from medloop.errors import Refused
+from medloop.kinds import image
 from medloop.kinds.image import file_of as encoded
 from medloop.tracking import packaging, registry
 from toy_registry import Toy
@@ -140,20 +141,15 @@ def test_its_requirements_name_what_its_code_imports(model):
     pinned = {line.partition("==")[0] for line in (model / "requirements.txt").read_text().split()}
     names = {"cv2": "opencv-python-headless", "mlflow": "mlflow-skinny"}
     imported = set()
-    for module in (
-        serving,
-        imaging,
-        signals,
-        inference,
-        *(plugins.load(answers, name) for name in plugins.names(answers)),
-    ):
+    of_tasks = [plugins.load(answers, name) for name in plugins.names(answers)]
+    for module in (serving, imaging, signals, inference, *of_tasks):
         for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add(node.module.partition(".")[0])
     assert {names.get(name, name) for name in imported - sys.stdlib_module_names} <= pinned
-    assert pinned == set(packaging.REQUIREMENTS)
+    assert pinned == {*packaging.REQUIREMENTS, *image.REQUIREMENTS}
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "card.json", "decoder.py"])

@@ -42,11 +42,14 @@ def as_input(content: bytes, preprocessing: Mapping[str, Any]) -> np.ndarray:
     """Return an encoded image as the network takes it, (H, W, C) uint8.
 
     Raises:
-        ValueError: it has colours that the model does not take, or as `decode`.
+        Unreadable: it has colours that the model does not take, or as `decode`.
     """
     pixels, bit_depth = decode(content)
-    wanted = ("size_px", "channels", "clip_percentiles")
-    return fit(pixels, bit_depth, **{name: preprocessing[name] for name in wanted})
+    wanted = {name: preprocessing[name] for name in ("size_px", "channels", "clip_percentiles")}
+    try:
+        return fit(pixels, bit_depth, **wanted)
+    except ValueError as error:
+        raise Unreadable(str(error)) from None
 
 
 def decode(content: bytes) -> Image:

@@ -261,9 +261,8 @@ def test_a_check_that_cannot_answer_has_failed(tmp_path, monkeypatch, fault):
 
 
 def test_a_warning_that_cannot_be_judged_is_critical(tmp_path, monkeypatch):
-    image = __import__("medloop.expectations.image", fromlist=["image"])
     broken = gxe.ExpectColumnValuesToNotBeNull(column="no_such_column", meta={"check": "broken", "level": "warn"})
-    monkeypatch.setattr(image, "_patients", lambda facts: [broken])
+    monkeypatch.setattr(checks, "_patients", lambda suite, facts: [broken])
     with pytest.raises(Refused, match=r"broken .* the check raised an exception"):
         validate(BASE, SECTION, samples=samples(tmp_path / "samples"), validation=tmp_path / "validation")
 
@@ -281,6 +280,6 @@ def test_a_result_that_never_came_has_failed(tmp_path, monkeypatch):
 
 
 def test_an_empty_table_of_classes_fails(tmp_path, monkeypatch):
-    monkeypatch.setattr(image, "_classes", lambda table, facts: pd.DataFrame({"samples": [], "share_of_split": []}))
+    monkeypatch.setattr(checks, "classes", lambda table, facts: pd.DataFrame({"samples": [], "share_of_split": []}))
     with pytest.raises(Refused, match="every class in every split"):
         validate(BASE, SECTION, samples=samples(tmp_path / "samples"), validation=tmp_path / "validation")

@@ -71,7 +71,9 @@ def splits(about: Mapping[str, Any], units: str = "images") -> list[str]:
     texts = []
     for split in (name for name in manifest.SPLITS if name in about["counts"]):
         count, patients = sum(about["counts"][split].values()), about["patients"].get(split)
-        texts.append(f"{split} {count:,} {units}" + (f" of {patients:,} patients" if patients else ""))
+        texts.append(
+            f"{split} {count:,} {units}" + (f" of {patients:,} patient{'s' * (patients > 1)}" if patients else "")
+        )
     return texts
 
 

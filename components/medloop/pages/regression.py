@@ -23,7 +23,11 @@ RIVALS = {"persistence": "persistence (the last value stays)", "ridge": "ridge r
 def asked(card: Mapping[str, Any], choice: Mapping[str, Any]) -> list[tuple[str, str]]:  # noqa: ARG001
     """Return what was asked."""
     horizon = card["preprocessing"].get("horizon")
-    what = f"the value of the first lead {horizon} moment(s) after the window" if horizon else "one number"
+    what = (
+        f"the value of the first lead {horizon} moment{'s' * (horizon > 1)} after the window"
+        if horizon
+        else "one number"
+    )
     return [("Task", f"{card['task']}: {what}{_in(card)}")]
 
 

@@ -34,7 +34,6 @@ class Sample:
     values: np.ndarray  # images: (H, W) or (H, W, 3) uint8 or uint16, bright is dense; sequences: (T, C) float32
     bit_depth: int | None = None  # of images, bits in use: 8 says 0..255, 12 says 0..4095
     label: str | None = None  # several labels of one sample are joined by "|"; None: the data set has no classes
-    target: float | None = None  # a number to predict
     patient_id: str | None = None
     study_id: str | None = None
     site: str | None = None
@@ -42,12 +41,13 @@ class Sample:
     age_years: float | None = None
     modality: str | None = None
     spacing_mm: tuple[float, ...] | None = None  # of an image: between rows, between columns
-    rate_hz: float | None = None  # of a signal
-    unit: str | None = None  # of the values, e.g. mV
-    start: int | None = None  # of a stretch: its first place in the recording, which `study_id` names
     split: str | None = None  # train, val or test, where the source has an official split
     mask: np.ndarray | None = None  # (H, W) uint8, 1 where the finding is
     boxes: tuple[tuple[int, int, int, int], ...] | None = None  # x0, y0, x1, y1 in pixels, ends exclusive
+    rate_hz: float | None = None  # of a signal
+    unit: str | None = None  # of the values, e.g. mV
+    target: float | None = None  # a number to predict
+    start: int | None = None  # of a stretch: its first place in the recording, which `study_id` names
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ def evaluate(
                 card,
                 kind,
                 section.worst_errors,
-                samples=predictions.table["sample_id"].tolist(),
+                samples=_named(predictions.table),
             ),
             packages=best.lineage["packages"],
         )
@@ -128,6 +128,14 @@ def _predict(folder: Path, card: dict[str, Any], holdout: Path, task: ModuleType
     inputs = np.load(holdout / "test" / "inputs.npy", mmap_mode="r")
     index, labels = pd.read_parquet(holdout / "test" / "index.parquet"), np.load(holdout / "test" / "labels.npy")
     return task.predictions(index, labels, Network(folder / "model.onnx").outputs(inputs), card), inputs
+
+
+def _named(table: pd.DataFrame) -> list[str]:
+    """Return what each input is called: its sample, and of a window where it begins."""
+    names = table["sample_id"].tolist()
+    if "start" not in table:
+        return names
+    return [f"{name} at {start}" for name, start in zip(names, table["start"], strict=True)]
 
 
 def _floors(
