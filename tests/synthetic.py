@@ -7,7 +7,14 @@ import pyarrow.parquet as pq
 from medloop import params, provenance
 
 CLASSES = ["a", "b"]
-FACTS = {"classes": CLASSES, "source": "synthetic", "simulated": True, "multi_label": False}
+FACTS = {
+    "classes": CLASSES,
+    "source": "synthetic",
+    "simulated": True,
+    "multi_label": False,
+    "kind": "image",
+    "split_in_time": False,
+}
 
 
 def write_arrays(folder, *, size=(12, 12, 1), train=90, val=40, seed=0, signal=30):
@@ -21,7 +28,7 @@ def write_arrays(folder, *, size=(12, 12, 1), train=90, val=40, seed=0, signal=3
         signal: gray levels by which blobs of class "b" are brighter.
     """
     about = {
-        "schema_version": 1,
+        "schema_version": 2,
         "input_shape": list(size),
         "classes": CLASSES,
         "facts": FACTS,
@@ -47,7 +54,7 @@ def _write(folder, size, count, seed, signal):
         blob = np.exp(-((rows - y) ** 2 + (columns - x) ** 2) / (2 * (size[0] / 8) ** 2))
         images[i] += (40 + signal * labels[i]) * blob[..., None]
     folder.mkdir()
-    np.save(folder / "images.npy", np.clip(images, 0, 255).astype(np.uint8))
+    np.save(folder / "inputs.npy", np.clip(images, 0, 255).astype(np.uint8))
     np.save(folder / "labels.npy", labels)
     ids = [f"{folder.name}{i:04}" for i in range(count)]
     table = pa.table(

@@ -16,7 +16,7 @@ from medloop import provenance
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "components" / "medloop"
-PLUGINS = {"sources", "tasks", "models", "expectations"}
+PLUGINS = {"answers", "expectations", "kinds", "models", "pages", "sources", "tasks"}
 ALWAYS_RUNS = {"register"}
 SENDS_ONLY = {"medloop.tracking.listen"}  # a process that takes metrics from training and gives nothing back
 

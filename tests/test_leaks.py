@@ -24,12 +24,12 @@ def find(folder: Path, images: Iterable[Image], thresholds: params.LeakThreshold
     for name, split, label, pixels in images:
         digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype}".encode() + pixels.tobytes()).hexdigest()
         row = {"sample_id": name, "source": "test", "label": label, "split": split, "content_sha256": digest}
-        row |= {"perceptual_hash": 0, "height_px": pixels.shape[0], "width_px": pixels.shape[1]}
-        row |= {"channels": 1 if pixels.ndim == 2 else 3, "bit_depth": 8 * pixels.itemsize}
+        row |= {"perceptual_hash": 0, "shape": list(pixels.shape), "dtype": pixels.dtype.name}
+        row |= {"bit_depth": 8 * pixels.itemsize}
         rows.append(row | writer.add(pixels))
     writer.close()
     manifest.write(rows, manifest.Facts(classes=("0", "1"), source="test"), folder)
-    return leaks.find(manifest.read(folder)[0], manifest.Pixels(folder), thresholds)
+    return leaks.find(manifest.read(folder)[0], manifest.Values(folder), thresholds)
 
 
 def public(shared_data: Path, name: str) -> list[Image]:
@@ -107,7 +107,7 @@ def test_planted_copies_of_larger_images_are_found_and_nothing_else(tmp_path):
     options = Options(patients=60)
     patients = (item.read() for item in phantom.items(tmp_path, options, seed=5))
     samples = [next(iter(read)) for read in patients]  # one image a patient
-    images = [(sample.pixels >> (sample.bit_depth - 8)).astype(np.uint8) for sample in samples]
+    images = [(sample.values >> (sample.bit_depth - 8)).astype(np.uint8) for sample in samples]
     ways = ["re-encoded", "askew", "askew, black border", "left to right", "darker", "shifted and re-encoded"]
     shares, pairs = recall(tmp_path, images, ways)
     assert {way: share for way, share in shares.items() if share < 0.99} == {}

@@ -11,9 +11,8 @@ FACTS = manifest.Facts(classes=("a", "b"), source="folder")
 def row(place: dict, pixels: np.ndarray, **more) -> dict:
     row = dict.fromkeys(manifest.SCHEMA.names)
     row |= {"sample_id": "s", "source": "folder", "label": "a", "split": "train", "content_sha256": "0"}
-    row |= {"perceptual_hash": 2**63 + 1, "height_px": pixels.shape[0], "width_px": pixels.shape[1]}
-    channels = pixels.shape[2] if pixels.ndim == 3 else 1
-    return row | {"channels": channels, "bit_depth": 8 * pixels.dtype.itemsize} | place | more
+    row |= {"perceptual_hash": 2**63 + 1, "shape": list(pixels.shape), "dtype": pixels.dtype.name}
+    return row | {"bit_depth": 8 * pixels.dtype.itemsize} | place | more
 
 
 @pytest.mark.parametrize(
@@ -27,7 +26,7 @@ def test_pixels_come_back_as_they_were_packed(tmp_path, shape, dtype):
     writer.close()
     manifest.write(rows, FACTS, tmp_path)
     table, facts = manifest.read(tmp_path)
-    pixels = manifest.Pixels(tmp_path)
+    pixels = manifest.Values(tmp_path)
     assert facts == FACTS
     for wanted, got in zip(images, table.itertuples(), strict=True):
         np.testing.assert_array_equal(pixels[got], wanted)

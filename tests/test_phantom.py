@@ -63,11 +63,11 @@ def test_a_patient_is_the_same_in_a_cohort_of_any_size():
     for a, b in zip(few[4].read(), many[4].read(), strict=True):
         assert a.key == b.key
         assert a.patient_id == b.patient_id
-        np.testing.assert_array_equal(a.pixels, b.pixels)
+        np.testing.assert_array_equal(a.values, b.values)
 
 
 def test_images_of_different_patients_and_studies_differ(samples: list[sources.Sample]):
-    assert len({sample.pixels.tobytes() for sample in samples}) == len(samples)
+    assert len({sample.values.tobytes() for sample in samples}) == len(samples)
     assert len({sample.key for sample in samples}) == len(samples)
     assert len({sample.patient_id for sample in samples}) == SMALL.patients
 
@@ -119,8 +119,8 @@ def test_samples_hold_what_the_header_allows_and_equal_the_dicom_source(tmp_path
     assert len(found) == count
     assert found.keys() == wanted.keys()
     for key, sample in wanted.items():
-        np.testing.assert_array_equal(found[key].pixels, sample.pixels)
-        for field in ("label", "patient_id", "study_id", "site", "sex", "age_years", "modality", "pixel_spacing_mm"):
+        np.testing.assert_array_equal(found[key].values, sample.values)
+        for field in ("label", "patient_id", "study_id", "site", "sex", "age_years", "modality", "spacing_mm"):
             assert getattr(found[key], field) == getattr(sample, field), field
     assert (tmp_path / "Phantom^0001" / "study1.dcm").exists()
     assert {sample.sex for sample in samples} == {"F", "M"}
@@ -322,7 +322,7 @@ def test_labels_masks_and_boxes_agree(samples: list[sources.Sample]):
         assert (sample.label == "nodule") == (sample.mask is not None) == bool(sample.boxes)
         if sample.mask is None:
             continue
-        assert sample.mask.shape == sample.pixels.shape
+        assert sample.mask.shape == sample.values.shape
         assert set(np.unique(sample.mask)) == {0, 1}
         inside = np.zeros_like(sample.mask)
         for x0, y0, x1, y1 in sample.boxes or ():
@@ -378,7 +378,7 @@ def test_no_leak_is_found_across_patients(tmp_path: Path, samples: list[sources.
     table = packed.table
     numbers = pd.factorize(table["patient_id"])[0]
     table["split"] = np.array(["train", "val", "test"])[numbers % 3]
-    assert leaks.find(table, manifest.Pixels(tmp_path), section.leak_thresholds).empty
+    assert leaks.find(table, manifest.Values(tmp_path), section.leak_thresholds).empty
 
 
 def test_options_out_of_range_are_refused():

@@ -18,9 +18,10 @@ import pandas as pd
 import pytest
 
 import toy_registry
-from medloop import imaging, inference, serving
+from medloop import answers, imaging, inference, plugins, serving, signals
 from medloop.errors import Refused
-from medloop.operations.scoring import encoded
+from medloop.kinds import image
+from medloop.kinds.image import file_of as encoded
 from medloop.tracking import packaging, registry
 from toy_registry import Toy
 
@@ -57,18 +58,23 @@ def own(model: Path) -> serving.Model:
     return serving.Model(model / "artifacts/model")
 
 
+def said(model: Path, arrays: np.ndarray) -> pd.DataFrame:
+    return pd.DataFrame(own(model).predict(arrays))[["p_clear", "p_nodule"]]
+
+
 def png(images: np.ndarray) -> pd.DataFrame:
     return pd.DataFrame({"image": [encoded(image[..., 0], 8) for image in images]})
 
 
 def test_arrays_and_files_give_what_evaluate_found(model, arrays):
     table = pd.read_parquet(model.parent / "evaluation/predictions.parquet")
-    probability, decision = own(model).predict(arrays)
+    answer = own(model).predict(arrays)
+    probability, decision = np.stack([answer["p_clear"], answer["p_nodule"]], axis=1), answer["decision"]
     served = registry.load(str(model)).predict(png(arrays))
     assert np.array_equal(probability, table[["p_0", "p_1"]])
-    assert np.array_equal(decision, table["decision"])
+    assert np.array_equal(decision, np.array(toy_registry.CLASSES)[table["decision"]])
     assert np.array_equal(served[["p_clear", "p_nodule"]], probability)
-    assert served["decision"].tolist() == [toy_registry.CLASSES[each] for each in decision]
+    assert served["decision"].tolist() == decision.tolist()
 
 
 def test_the_decision_is_taken_at_the_operating_threshold(model, arrays):
@@ -84,7 +90,7 @@ def test_it_predicts_alone_without_medloop_and_without_a_framework(model, arrays
     command = [sys.executable, "-I", "-c", ALONE, model, tmp_path / "images.parquet", tmp_path / "out.parquet"]
     subprocess.run(command, env=env, cwd=tmp_path, check=True, timeout=120)
     alone = pd.read_parquet(tmp_path / "out.parquet")
-    assert np.array_equal(alone[["p_clear", "p_nodule"]], own(model).predict(arrays)[0])
+    assert np.array_equal(alone[["p_clear", "p_nodule"]], said(model, arrays))
 
 
 def test_mlflow_serves_it(model, arrays, tmp_path):
@@ -111,7 +117,7 @@ def test_mlflow_serves_it(model, arrays, tmp_path):
         os.killpg(server.pid, 15)
         server.wait(30)
     found = pd.DataFrame(answer["predictions"])
-    assert np.allclose(found[["p_clear", "p_nodule"]], own(model).predict(arrays[:3])[0], atol=1e-12)
+    assert np.allclose(found[["p_clear", "p_nodule"]], said(model, arrays[:3]), atol=1e-12)
     assert set(found["decision"]) <= set(toy_registry.CLASSES)
 
 
@@ -125,7 +131,9 @@ def test_the_input_example_is_noise_that_the_model_answers(model):
 def test_nothing_in_it_is_pickled(model):
     names = {str(path.relative_to(model)) for path in model.rglob("*") if path.is_file()}
     assert not [name for name in names if name.endswith((".pkl", ".pickle"))]
-    assert {f"artifacts/model/{name}" for name in ("model.onnx", "card.json", "imaging.py", "inference.py")} <= names
+    assert {
+        f"artifacts/model/{name}" for name in ("model.onnx", "card.json", "decoder.py", "inference.py", "answer.py")
+    } <= names
     assert "serving.py" in names
 
 
@@ -133,17 +141,18 @@ def test_its_requirements_name_what_its_code_imports(model):
     pinned = {line.partition("==")[0] for line in (model / "requirements.txt").read_text().split()}
     names = {"cv2": "opencv-python-headless", "mlflow": "mlflow-skinny"}
     imported = set()
-    for module in (serving, imaging, inference):
+    of_tasks = [plugins.load(answers, name) for name in plugins.names(answers)]
+    for module in (serving, imaging, signals, inference, *of_tasks):
         for node in ast.walk(ast.parse(Path(module.__file__).read_text())):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom):
                 imported.add(node.module.partition(".")[0])
     assert {names.get(name, name) for name in imported - sys.stdlib_module_names} <= pinned
-    assert pinned == set(packaging.REQUIREMENTS)
+    assert pinned == {*packaging.REQUIREMENTS, *image.REQUIREMENTS}
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "card.json", "imaging.py"])
+@pytest.mark.parametrize("name", ["model.onnx", "card.json", "decoder.py"])
 def test_a_file_that_was_changed_is_refused(model, tmp_path, name):
     copy = Path(shutil.copytree(model, tmp_path / "copy"))
     path = copy / "artifacts/model" / name

@@ -95,14 +95,14 @@ def _split(classes: int, patients: int, seed: int, ids: bool) -> tuple[np.ndarra
 def _write_split(path: Path, name: str, split: tuple, about: manifest.Facts) -> None:
     images, labels, index = split
     (path / name).mkdir()
-    np.save(path / name / "images.npy", images)
+    np.save(path / name / "inputs.npy", images)
     np.save(path / name / "labels.npy", labels)
     index.to_parquet(path / name / "index.parquet")
     counts = {label: int(count) for label, count in zip(about.classes, np.bincount(labels), strict=True)}
     provenance.write_json(
         path / "about.json",
         {
-            "schema_version": 1,
+            "schema_version": 2,
             "input_shape": list(SHAPE),
             "classes": list(about.classes),
             "facts": asdict(about),
@@ -123,16 +123,17 @@ def _write_model(path: Path, name: str, val: tuple, about: manifest.Facts, noise
     matrix = (matrix + noise * 0.05 * random.normal(size=matrix.shape)).astype(np.float32).reshape(-1, matrix.shape[-1])
     _write_onnx(path / "model.onnx", matrix)
     logits = (images.reshape(len(images), -1) / np.float32(1) @ matrix).astype(np.float32)
-    columns = {f"logit_{k}": logits[:, k] for k in range(logits.shape[1])}
+    columns = {f"output_{k}": logits[:, k] for k in range(logits.shape[1])}
     index[["sample_id", "patient_id"]].assign(label=labels, **columns).to_parquet(path / "validation.parquet")
     epochs = np.arange(1, 6)
     pd.DataFrame(
         {"epoch": epochs, "loss": 1 / epochs, "val_loss": 1.1 / epochs, "val_auc": 1 - 0.4 / epochs}
     ).to_parquet(path / "history.parquet")
     card = {
-        "schema_version": 1,
+        "schema_version": 2,
         "architecture": name,
         "task": "classification",
+        "kind": "image",
         "dataset": "toy",
         "classes": list(about.classes),
         "input_shape": list(SHAPE),

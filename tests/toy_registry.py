@@ -12,8 +12,9 @@ import pandas as pd
 from onnx import TensorProto, helper, numpy_helper
 
 from medloop import imaging, manifest, params, provenance
+from medloop.answers.classification import decide, probabilities
 from medloop.evaluation import ledger, scores
-from medloop.inference import Network, decide, probabilities
+from medloop.inference import Network
 from medloop.tasks import classification
 
 SIZE = 8
@@ -85,7 +86,7 @@ def images(toy: Toy, samples: Path) -> tuple[pd.DataFrame, np.ndarray]:
     """Return the test rows of the manifest, and their images as the network takes them."""
     table, _ = manifest.read(samples)
     test = table[table["split"] == "test"]
-    pixels = manifest.Pixels(samples).each(test)
+    pixels = manifest.Values(samples).each(test)
     fitted = [imaging.fit(each, toy.bit_depth, size_px=(toy.size, toy.size), channels=1) for each in pixels]
     return test, np.stack(fitted)
 
@@ -137,12 +138,9 @@ def _write_samples(path: Path, toy: Toy, facts: manifest.Facts) -> None:
                 "split": "test",
                 "content_sha256": provenance.json_digest(pixels.tolist()),
                 "perceptual_hash": imaging.perceptual_hash(pixels),
-                "height_px": SIZE,
-                "width_px": SIZE,
-                "channels": 1,
+                "shape": [SIZE, SIZE],
+                "dtype": pixels.dtype.name,
                 "bit_depth": toy.bit_depth,
-                "row_spacing_mm": None,
-                "column_spacing_mm": None,
                 "boxes": None,
                 **writer.add(pixels),
             }
@@ -171,9 +169,10 @@ def _write_model(path: Path, toy: Toy) -> None:
     hashes = [f"{number:064}" for number in range(len(known))]
     pd.DataFrame({"patient_id": known, "content_sha256": hashes}).to_parquet(path / "development.parquet", index=False)
     card = {
-        "schema_version": 1,
+        "schema_version": 2,
         "architecture": "cnn",
         "task": "classification",
+        "kind": "image",
         "dataset": toy.name,
         "classes": list(toy.classes),
         "input_shape": [toy.size, toy.size, 1],
@@ -208,13 +207,13 @@ def _write_evaluation(path: Path, toy: Toy, samples: Path, model: Path) -> None:
         "threshold": 0.4 if len(toy.classes) == 2 else None,
         "positive_class": toy.classes[-1],
     }
-    found = probabilities(Network(model / "model.onnx").logits(pixels), card["temperature"])
+    found = probabilities(Network(model / "model.onnx").outputs(pixels), card["temperature"])
     score = classification.score(labels, found)
     interval = {"value": score, "low": score - 0.05, "high": score + 0.04, "undefined": 0}
     metrics = {"auc": interval, "accuracy": {"value": 0.7, "low": None, "high": None, "undefined": 0}}
     decisions = decide(found, card["threshold"], len(toy.classes) - 1)
     if toy.scored:
-        rows = scores.Predictions(test, labels, found, decisions, list(toy.classes), len(toy.classes) - 1)
+        rows = classification.Predictions(test, labels, found, decisions, list(toy.classes), len(toy.classes) - 1)
         metrics = scores.scores(rows, classification, params.Evaluate(resamples=toy.resamples), toy.base.seed)
     provenance.write_json(path / "card.json", card)
     provenance.write_json(path / "choice.json", {"architecture": "cnn", "temperature": 1.5})

@@ -14,7 +14,16 @@ from medloop import params, privacy, provenance, reading, reuse, shards
 from medloop.packing import Entry, Row
 from medloop.sources import Item
 
-DECODERS = ("numpy", "opencv-python-headless", "pydicom", "pyjpegls", "pylibjpeg", "pylibjpeg-openjpeg", "python-gdcm")
+DECODERS = (
+    "numpy",
+    "opencv-python-headless",
+    "pydicom",
+    "pyjpegls",
+    "pylibjpeg",
+    "pylibjpeg-openjpeg",
+    "python-gdcm",
+    "wfdb",
+)
 
 
 class Listing:
@@ -42,12 +51,13 @@ class Decoding:
     pseudonyms: privacy.Pseudonyms
     digests: Mapping[str, str] = field(default_factory=dict)  # MD5 of each file of the shard
     shard: shards.Shard = field(default_factory=shards.Shard)
+    kind: str = "image"
     earlier: reuse.Earlier = field(default_factory=reuse.Earlier)
 
     def entries(self, items: Iterable[Item], listing: Listing) -> Generator[Entry]:
         """Yield what comes of each item of the shard, in the order of `items`, which are added to `listing`."""
         started: deque[Entry] = deque()
-        with closing(reading.read(self._wanted(items, listing, started), self.section.workers)) as came:
+        with closing(reading.read(self._wanted(items, listing, started), self.kind, self.section.workers)) as came:
             for each in came:
                 yield each if isinstance(each, Entry) else self._decoded(started.popleft(), each)
 
@@ -76,7 +86,7 @@ class Decoding:
         group = sample.patient_id or digested.content_sha256
         columns = _columns(digested, self.section.source, self.pseudonyms)
         columns["split"] = sample.split or side(group, self.section.split)
-        return Row(columns, sample.pixels, sample.mask, key, sample.split is not None)
+        return Row(columns, sample.values, sample.mask, key, sample.split is not None)
 
 
 def recipe(base: params.Base, section: params.Ingest, source: ModuleType, options: params.Section) -> str:
@@ -110,8 +120,6 @@ def _version(name: str) -> str | None:
 
 def _columns(digested: reading.Digested, source: str, pseudonyms: privacy.Pseudonyms) -> dict[str, Any]:
     sample = digested.sample
-    height, width, *channels = sample.pixels.shape
-    row_spacing, column_spacing = sample.pixel_spacing_mm or (None, None)
     return {
         "sample_id": pseudonyms.of("sample", sample.key),
         "patient_id": pseudonyms.of("patient", sample.patient_id) if sample.patient_id else None,
@@ -122,13 +130,15 @@ def _columns(digested: reading.Digested, source: str, pseudonyms: privacy.Pseudo
         "age_years": privacy.capped_age(sample.age_years),
         "modality": sample.modality,
         "label": sample.label,
+        "target": sample.target,
         "content_sha256": digested.content_sha256,
+        "shape": list(sample.values.shape),
+        "dtype": sample.values.dtype.name,
         "perceptual_hash": digested.perceptual_hash,
-        "height_px": height,
-        "width_px": width,
-        "channels": channels[0] if channels else 1,
         "bit_depth": sample.bit_depth,
-        "row_spacing_mm": row_spacing,
-        "column_spacing_mm": column_spacing,
+        "spacing_mm": None if sample.spacing_mm is None else list(sample.spacing_mm),
+        "rate_hz": sample.rate_hz,
+        "unit": sample.unit,
+        "start": sample.start,
         "boxes": None if sample.boxes is None else [list(box) for box in sample.boxes],
     }

@@ -100,6 +100,8 @@ def flat(metrics: Mapping[str, Any]) -> dict[str, float]:
     flat: dict[str, float | None] = {}
     for name, found in metrics["test"].items():
         flat |= {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+    for rival, values in metrics.get("floors", {}).items():
+        flat |= {f"floor.{rival}.{name}": found["value"] for name, found in values.items()}
     for architecture, found in metrics["architectures"].items():
         flat[f"validation.{architecture}.{metrics['gate']}"] = found[metrics["gate"]]["value"]
     return {name: value for name, value in flat.items() if value is not None}

@@ -3,7 +3,7 @@
 Stands alone: it is shipped inside every registered model, where there is no medloop.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,6 +36,20 @@ def is_dicom(content: bytes) -> bool:
 
 
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)  # what is wrong with a file, Unreadable says
+
+
+def as_input(content: bytes, preprocessing: Mapping[str, Any]) -> np.ndarray:
+    """Return an encoded image as the network takes it, (H, W, C) uint8.
+
+    Raises:
+        Unreadable: it has colours that the model does not take, or as `decode`.
+    """
+    pixels, bit_depth = decode(content)
+    wanted = {name: preprocessing[name] for name in ("size_px", "channels", "clip_percentiles")}
+    try:
+        return fit(pixels, bit_depth, **wanted)
+    except ValueError as error:
+        raise Unreadable(str(error)) from None
 
 
 def decode(content: bytes) -> Image:

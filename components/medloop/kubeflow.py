@@ -123,6 +123,11 @@ def test_metrics(evaluation: Path) -> dict[str, float]:
     return {name: value for name, value in named.items() if value is not None}
 
 
+def has_classes(evaluation: Path) -> bool:
+    """Tell whether the model names classes, of which the UI shows curves."""
+    return bool(json.loads((evaluation / "card.json").read_text())["classes"])
+
+
 def roc_curve(evaluation: Path) -> tuple[list[float], list[float], list[float]]:
     """Return false positive rates, true positive rates and thresholds of the positive class on the test set."""
     import numpy as np

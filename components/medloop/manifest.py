@@ -1,13 +1,15 @@
-"""The sample table and the packed pixels beside it.
+"""The sample table and the packed values beside it.
 
-A samples folder holds `manifest.parquet`, one row a sample, and `shards/NNNNN.bin`: raw pixels one after the other, so
-that a reader maps a shard into memory and takes what a row points to.
+A samples folder holds `manifest.parquet`, one row a sample, and `shards/NNNNN.bin`: the raw values of one sample after
+the other (pixels of an image, a stretch of a signal), so that a reader maps a shard into memory and takes what a row
+points to. What has no meaning for a kind of sample is null.
 """
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ import pyarrow.parquet as pq
 
 from medloop.errors import Refused
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 SPLITS = ("train", "val", "test")
 SHARD_BYTES = 256 * 2**20
 
@@ -31,16 +33,18 @@ SCHEMA = pa.schema(
         pa.field("sex", pa.string()),  # F, M, O
         pa.field("age_years", pa.float64()),  # over 89 stands as 90
         pa.field("modality", pa.string()),
-        pa.field("label", pa.string(), nullable=False),
+        pa.field("label", pa.string()),  # null: the data set has no classes
+        pa.field("target", pa.float64()),  # a number to predict; null: none, or it follows from the values
         pa.field("split", pa.string(), nullable=False),  # train, val, test
-        pa.field("content_sha256", pa.string(), nullable=False),  # of shape, type and pixels
-        pa.field("perceptual_hash", pa.uint64(), nullable=False),
-        pa.field("height_px", pa.int32(), nullable=False),
-        pa.field("width_px", pa.int32(), nullable=False),
-        pa.field("channels", pa.int8(), nullable=False),
-        pa.field("bit_depth", pa.int8(), nullable=False),  # bits in use
-        pa.field("row_spacing_mm", pa.float64()),
-        pa.field("column_spacing_mm", pa.float64()),
+        pa.field("content_sha256", pa.string(), nullable=False),  # of shape, type and values
+        pa.field("shape", pa.list_(pa.int32()), nullable=False),  # (H, W) or (H, W, 3); (T, C)
+        pa.field("dtype", pa.string(), nullable=False),  # uint8, uint16, float32
+        pa.field("perceptual_hash", pa.uint64()),  # of images
+        pa.field("bit_depth", pa.int8()),  # bits in use, of images
+        pa.field("spacing_mm", pa.list_(pa.float64())),  # along each axis of space
+        pa.field("rate_hz", pa.float64()),  # of a signal
+        pa.field("unit", pa.string()),  # of the values, e.g. mV
+        pa.field("start", pa.int64()),  # of a stretch of a signal: its first place in the recording
         pa.field("shard", pa.string(), nullable=False),  # file below the samples folder
         pa.field("offset", pa.int64(), nullable=False),  # bytes
         pa.field("mask_offset", pa.int64()),  # bytes; (H, W) uint8 in the same shard
@@ -53,11 +57,13 @@ SCHEMA = pa.schema(
 class Facts:
     """What holds for the whole table."""
 
-    classes: tuple[str, ...]  # in label order
+    classes: tuple[str, ...]  # in label order; none: a number is predicted
     source: str
+    kind: str = "image"  # of sample, a file of medloop/kinds
     simulated: bool = False
     multi_label: bool = False
     official_split: bool = False
+    split_in_time: bool = False  # recordings are cut: a patient may stand on two sides, a moment may not
     has_patients: bool = True
     leaks: str = "refuse"  # the regime that the samples were made under
     leak_pairs: int = 0  # test samples with a copy in train or validation that were left in ("report")
@@ -103,14 +109,14 @@ class ShardWriter:
         self._count = 0
         (folder / "shards").mkdir(parents=True, exist_ok=True)
 
-    def add(self, pixels: np.ndarray, mask: np.ndarray | None = None) -> dict[str, Any]:
+    def add(self, values: np.ndarray, mask: np.ndarray | None = None) -> dict[str, Any]:
         """Append one sample, and return the columns that say where it is."""
         if self._file is None or self._file.tell() >= self._limit:
             self.close()
             self._file = (self._folder / "shards" / f"{self._count:05}.bin").open("wb")
             self._count += 1
         place = {"shard": f"shards/{self._count - 1:05}.bin", "offset": self._file.tell(), "mask_offset": None}
-        self._file.write(np.ascontiguousarray(pixels).data)
+        self._file.write(np.ascontiguousarray(values).data)
         if mask is not None:
             place["mask_offset"] = self._file.tell()
             self._file.write(np.ascontiguousarray(mask, np.uint8).data)
@@ -122,27 +128,27 @@ class ShardWriter:
             self._file = None
 
 
-class Pixels:
-    """Reads packed samples: `Pixels(folder)[row]` for a row of the manifest."""
+class Values:
+    """Reads packed samples: `Values(folder)[row]` for a row of the manifest."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._shards: dict[str, np.memmap] = {}
 
     def __getitem__(self, row: Any) -> np.ndarray:
-        """Return (H, W) or (H, W, 3), uint8 for up to 8 bits and else uint16; a read-only view of the file."""
-        dtype = np.dtype(np.uint8 if row.bit_depth <= 8 else np.uint16)
-        shape = (row.height_px, row.width_px) if row.channels == 1 else (row.height_px, row.width_px, row.channels)
-        return self._view(row.shard, row.offset, dtype, shape)
+        """Return the values of a sample in the shape and type that its row says; a read-only view of the file."""
+        if isinstance(row, pd.Series):  # which has a shape and a type of its own
+            row = SimpleNamespace(**row)
+        return self._view(row.shard, row.offset, np.dtype(row.dtype), row.shape)
 
     def mask(self, row: Any) -> np.ndarray | None:
         """Return (H, W) uint8, or None for a sample without a mask."""
         if pd.isna(row.mask_offset):
             return None
-        return self._view(row.shard, int(row.mask_offset), np.dtype(np.uint8), (row.height_px, row.width_px))
+        return self._view(row.shard, int(row.mask_offset), np.dtype(np.uint8), self[row].shape[:2])
 
     def each(self, table: pd.DataFrame) -> Iterator[np.ndarray]:
-        """Yield the pixels of each row of `table`, in order."""
+        """Yield the values of each row of `table`, in order."""
         return (self[row] for row in table.itertuples())
 
     def _view(self, shard: str, offset: int, dtype: np.dtype, shape: Iterable[int]) -> np.ndarray:

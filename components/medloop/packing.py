@@ -1,4 +1,4 @@
-"""Packs what came of a source's items: pixels into shards, the rest into columns, rejected ones into a list."""
+"""Packs what came of a source's items: values into shards, the rest into columns, rejected ones into a list."""
 
 from collections import Counter
 from collections.abc import Generator, Iterable, Iterator
@@ -36,7 +36,7 @@ class Row:
     """One sample: columns of the manifest, and what is packed."""
 
     columns: dict[str, Any]
-    pixels: np.ndarray
+    values: np.ndarray
     mask: np.ndarray | None
     key: str  # raw, for the private list
     official: bool  # the source itself gave its side
@@ -99,7 +99,7 @@ def pack(entries: Generator[Entry], folder: Path, total: int | None) -> Packed:
                 if sample in seen:
                     _refuse_twin(sample, seen[sample], row.key)
                 seen[sample] = row.key
-                placed = row.columns | writer.add(row.pixels, row.mask)
+                placed = row.columns | writer.add(row.values, row.mask)
                 for name, values in packed.columns.items():
                     values.append(placed[name])
                 packed.keys.append(row.key)
@@ -121,7 +121,7 @@ class Stored:
         self.items = pq.read_table(folder / ITEMS)
         self._rows = pq.read_table(folder / table)
         self._places = {sample: place for place, sample in enumerate(self._rows["sample_id"].to_pylist())}
-        self._pixels = manifest.Pixels(folder)
+        self._values = manifest.Values(folder)
 
     def each(self) -> Iterator[dict[str, Any]]:
         """Yield what is known of each item, in order."""
@@ -140,7 +140,7 @@ class Stored:
         for number, sample in enumerate(item["samples"]):
             columns = self._rows.slice(self._places[sample], 1).to_pylist()[0]
             place = SimpleNamespace(**columns)
-            yield Row(columns, self._pixels[place], self._pixels.mask(place), key, number < item["official"])
+            yield Row(columns, self._values[place], self._values.mask(place), key, number < item["official"])
 
 
 def check(packed: Packed, section: params.Ingest) -> None:

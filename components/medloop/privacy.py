@@ -96,7 +96,7 @@ def allowed_header(ds: Dataset, site: SiteTag | None = None) -> dict[str, Any]:
         "sex": sex if sex in ("F", "M", "O") else None,
         "age_years": capped_age(_age_years(_text(ds, "PatientAge"))),
         "modality": modality if modality and re.fullmatch("[A-Z]{2,10}", modality) else None,
-        "pixel_spacing_mm": _spacing(ds),
+        "spacing_mm": _spacing(ds),
     }
 
 

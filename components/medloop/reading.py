@@ -13,13 +13,14 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
 import cv2
 import numpy as np
 import pydicom
 
-from medloop import imaging, manifest
+from medloop import kinds, manifest, plugins
 from medloop.errors import Refused
 from medloop.sources import Item, Sample
 
@@ -29,11 +30,11 @@ IN_FLIGHT = 4  # items for each worker: enough to keep it busy, few enough to st
 
 @dataclass(frozen=True)
 class Digested:
-    """A sample with what is computed from its pixels."""
+    """A sample with what is computed from its values."""
 
     sample: Sample
-    content_sha256: str  # of shape, type and pixels
-    perceptual_hash: int
+    content_sha256: str  # of shape, type and values
+    perceptual_hash: int | None  # of images
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,12 @@ class Read:
     reason: str | None = None  # from our own sentences and the names of exceptions, never a text that a file chose
 
 
-def read(items: Iterable[Item | T], workers: int = 0) -> Generator[Read | T]:
+def read(items: Iterable[Item | T], kind: str = "image", workers: int = 0) -> Generator[Read | T]:
     """Yield what each item holds, in the order of `items`.
 
     Args:
         items: as a source lists them; what is no `Item` is passed on in its place.
+        kind: of their samples.
         workers: processes; 0 stands for one per core.
 
     Raises:
@@ -57,12 +59,12 @@ def read(items: Iterable[Item | T], workers: int = 0) -> Generator[Read | T]:
     """
     workers = workers or len(os.sched_getaffinity(0))
     context = multiprocessing.get_context("forkserver")  # a fork of a process with threads, TensorFlow's say, may hang
-    context.set_forkserver_preload([__name__])
+    context.set_forkserver_preload([__name__, f"{kinds.__name__}.{kind}"])
     pool = ProcessPoolExecutor(workers, context, initializer=_begin, initargs=(Path.cwd(),))
     waiting: deque[Future[Read] | T] = deque()
     try:
         for item in items:
-            waiting.append(pool.submit(_read, item) if isinstance(item, Item) else item)
+            waiting.append(pool.submit(_read, item, kind) if isinstance(item, Item) else item)
             if len(waiting) >= IN_FLIGHT * workers:
                 yield _result(waiting.popleft())
         while waiting:
@@ -101,28 +103,21 @@ def _end_with_parent() -> None:
     os._exit(1)
 
 
-def _read(item: Item) -> Read:
+def _read(item: Item, kind: str) -> Read:
+    plugin = plugins.load(kinds, kind)
     try:
-        samples = tuple(_digested(sample) for sample in item.read())
-    except (imaging.Unreadable, Refused) as error:
+        samples = tuple(_digested(sample, plugin) for sample in item.read())
+    except (plugin.Unreadable, Refused) as error:
         return Read(item.key, reason=str(error))
     except Exception as error:  # whatever a damaged file does to a decoder: rejected, and the run goes on
         return Read(item.key, reason=f"could not be decoded ({type(error).__name__})")
-    return Read(item.key, samples) if samples else Read(item.key, reason="holds no image")
+    return Read(item.key, samples) if samples else Read(item.key, reason=f"holds no {plugin.NOUN}")
 
 
-def _digested(sample: Sample) -> Digested:
-    pixels = sample.pixels
-    wanted = np.uint8 if sample.bit_depth <= 8 else np.uint16
-    if pixels.dtype != wanted or pixels.shape[2:] not in ((), (3,)) or pixels.ndim < 2 or not pixels.size:
-        raise imaging.Unreadable(
-            f"pixels must be (H, W) or (H, W, 3) {wanted.__name__} for {sample.bit_depth} bits, "
-            f"got {pixels.shape} {pixels.dtype}"
-        )
-    if sample.mask is not None and sample.mask.shape != pixels.shape[:2]:
-        raise imaging.Unreadable(f"mask must be {pixels.shape[:2]} like its image, got {sample.mask.shape}")
+def _digested(sample: Sample, kind: ModuleType) -> Digested:
+    kind.check(sample)
     if sample.split not in (None, *manifest.SPLITS):
-        raise imaging.Unreadable(f"split must be one of {', '.join(manifest.SPLITS)}")
-    digest = hashlib.sha256(f"{pixels.shape} {pixels.dtype.str}".encode())
-    digest.update(np.ascontiguousarray(pixels).data)
-    return Digested(sample, digest.hexdigest(), imaging.perceptual_hash(pixels))
+        raise Refused(f"split must be one of {', '.join(manifest.SPLITS)}")
+    digest = hashlib.sha256(f"{sample.values.shape} {sample.values.dtype.str}".encode())
+    digest.update(np.ascontiguousarray(sample.values).data)
+    return Digested(sample, digest.hexdigest(), kind.perceptual_hash(sample.values))

@@ -1,29 +1,30 @@
-"""The model as MLflow serves it: encoded images in, calibrated probabilities and the decision out.
+"""The model as MLflow serves it: encoded samples in, what its task says of them out.
 
-Logged as code and stands alone: MLflow runs this file where there is no medloop. `imaging.py` and `inference.py` lie in
-the model's folder, as they were when it was registered.
+Logged as code and stands alone: MLflow runs this file where there is no medloop. `inference.py`, `decoder.py` (of the
+kind of sample: imaging.py or signals.py) and `answer.py` (of the task) lie in the model's folder, as they were when it
+was registered.
 """
 
 import hashlib
 import importlib.util
 import json
+import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
 
 DIGESTS = "digests.json"  # file name: sha256, of everything else in the folder
-THREADS = max(1, min(8, cv2.getNumberOfCPUs()))
+THREADS = max(1, min(8, len(os.sched_getaffinity(0))))
 
 
 class Model:
-    """A registered model's folder: model.onnx, card.json, imaging.py, inference.py, digests.json.
+    """A registered model's folder: model.onnx, card.json, decoder.py, inference.py, answer.py, digests.json.
 
     Raises:
         ValueError: a file is not the one that was registered.
@@ -32,46 +33,44 @@ class Model:
     def __init__(self, folder: Path) -> None:
         _verify(folder)
         self.card: dict[str, Any] = json.loads((folder / "card.json").read_text())
-        self.classes: list[str] = self.card["classes"]
-        self._imaging = _module(folder / "imaging.py")
-        self._inference = _module(folder / "inference.py")
-        self._network = self._inference.Network(folder / "model.onnx")
-        self._positive = self.classes.index(self.card["positive_class"])
-        wanted = self.card["preprocessing"]
-        self._fit = {name: wanted[name] for name in ("size_px", "channels", "clip_percentiles")}
+        self._decoder = _module(folder / "decoder.py")
+        self._answer = _module(folder / "answer.py")
+        self._network = _module(folder / "inference.py").Network(folder / "model.onnx")
         self._pool = ThreadPoolExecutor(THREADS)
 
     def read(self, content: bytes) -> np.ndarray:
-        """Return an encoded image (DICOM, PNG, JPEG, TIFF) as the network takes it, (H, W, C) uint8.
+        """Return an encoded sample (an image: DICOM, PNG, JPEG, TIFF; a signal: CSV, .npy) as the network takes it.
 
         Raises:
-            ValueError: it cannot be read, or has other channels; the message holds nothing that the file says.
+            ValueError: it cannot be read, or has another form; the message holds nothing that the file says.
         """
         try:
-            pixels, bit_depth = self._imaging.decode(content)
-        except self._imaging.Unreadable as error:
+            array: np.ndarray = self._decoder.as_input(content, self.card["preprocessing"])
+        except self._decoder.Unreadable as error:
             raise ValueError(str(error)) from None
         except Exception as error:  # pydicom's messages may quote the header, and so the patient
             raise ValueError(f"cannot be decoded ({type(error).__name__})") from None
-        return self._imaging.fit(pixels, bit_depth, **self._fit)
+        return array
 
     def read_all(self, contents: list[bytes]) -> np.ndarray:
-        """Return encoded images as (N, H, W, C) uint8; raise ValueError that names the first bad one by its place."""
+        """Return encoded samples as (N, ...); raise ValueError that names the first bad one by its place."""
         read = map(self._tried, contents) if len(contents) < 2 * THREADS else self._pool.map(self._tried, contents)
-        images = []
-        for place, image in enumerate(read):
-            if isinstance(image, ValueError):
-                raise ValueError(f"image {place}: {image}")
-            images.append(image)
-        return np.stack(images)
+        arrays = []
+        for place, array in enumerate(read):
+            if isinstance(array, ValueError):
+                raise ValueError(f"{self.card['kind']} {place}: {array}")
+            arrays.append(array)
+        return np.stack(arrays)
 
-    def predict(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return calibrated probabilities (N, classes) and the decided class indices (N,) of (N, H, W, C) uint8."""
-        if images.dtype != np.uint8 or list(images.shape[1:]) != self.card["input_shape"]:
+    def predict(self, arrays: np.ndarray) -> dict[str, np.ndarray]:
+        """Return what the model says of arrays (N, ...), as its task puts it: probabilities and a decision."""
+        if arrays.dtype != self._network.dtype or list(arrays.shape[1:]) != self.card["input_shape"]:
             wanted = ", ".join(map(str, self.card["input_shape"]))
-            raise ValueError(f"images must be (N, {wanted}) uint8, got {images.shape} {images.dtype}")
-        probability = self._inference.probabilities(self._network.logits(images), self.card["temperature"])
-        return probability, self._inference.decide(probability, self.card["threshold"], self._positive)
+            raise ValueError(
+                f"{self.card['kind']}s must be (N, {wanted}) {self._network.dtype}, got {arrays.shape} {arrays.dtype}"
+            )
+        answer: dict[str, np.ndarray] = self._answer.answer(self._network.outputs(arrays), self.card)
+        return answer
 
     def _tried(self, content: bytes) -> np.ndarray | ValueError:
         try:
@@ -80,18 +79,15 @@ class Model:
             return error
 
 
-class Classifier(PythonModel):
-    """MLflow's side: a column `image` of bytes in, columns `p_<class>` and `decision` out."""
+class Served(PythonModel):
+    """MLflow's side: one column of bytes in, called like the kind of sample; the columns of the task out."""
 
     def load_context(self, context: Any) -> None:
         self.model = Model(Path(context.artifacts["model"]))
 
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:  # type: ignore[override]  # context is not needed
-        """Return a row of probabilities and a decision for each encoded image."""
-        probability, decision = self.model.predict(self.model.read_all(list(model_input["image"])))
-        table = pd.DataFrame(probability, columns=[f"p_{name}" for name in self.model.classes])
-        table["decision"] = np.asarray(self.model.classes, object)[decision]
-        return table
+        """Return a row for each encoded sample."""
+        return pd.DataFrame(self.model.predict(self.model.read_all(list(model_input[self.model.card["kind"]]))))
 
 
 def _verify(folder: Path) -> None:
@@ -110,4 +106,4 @@ def _module(path: Path) -> ModuleType:
     return module
 
 
-set_model(Classifier())
+set_model(Served())

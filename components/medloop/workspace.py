@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from medloop import expectations, models, params, plugins, sources, tasks
+from medloop import expectations, kinds, models, params, plugins, sources, tasks
 from medloop.errors import Refused
 from medloop.fetching import data
 
@@ -247,10 +247,11 @@ def check_one_machine(read: params.Params) -> None:
 
 
 def check_names(read: params.Params) -> None:
-    """Refuse before the first stage a source, task, suite or architecture that there is no file for."""
+    """Refuse before the first stage a source, task, kind, suite or architecture that there is no file for."""
     for package, name in (
         (sources, read.ingest.source),
         (tasks, read.base.task),
+        (kinds, read.base.kind),
         (expectations, read.validate.suite),
         *((models, architecture) for architecture in read.train.architectures),
     ):

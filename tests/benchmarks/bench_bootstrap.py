@@ -35,7 +35,7 @@ def main() -> None:
     )
 
 
-def loop(predictions: scores.Predictions, seed: int) -> list[list[float]]:
+def loop(predictions: classification.Predictions, seed: int) -> list[list[float]]:
     """Return the metrics that scikit-learn has, of LOOPS resamples."""
     random = np.random.default_rng(seed)
     rows = predictions.table.groupby("patient_id").indices
@@ -64,12 +64,12 @@ def loop(predictions: scores.Predictions, seed: int) -> list[list[float]]:
     return values
 
 
-def _predictions() -> scores.Predictions:
+def _predictions() -> classification.Predictions:
     random = np.random.default_rng(0)
     labels = random.integers(0, 2, SAMPLES)
     score = 1 / (1 + np.exp(-random.normal(labels * 1.5 - 0.75)))
     patients = random.integers(0, PATIENTS, SAMPLES).astype(str)
-    return scores.Predictions(
+    return classification.Predictions(
         pd.DataFrame({"patient_id": patients}),
         labels,
         np.stack([1 - score, score], axis=1),

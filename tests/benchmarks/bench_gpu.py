@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from medloop import params
+from medloop.kinds import image
 from medloop.training import backend, data
 
 IMAGES, VALIDATION, SHAPE, CLASSES, EPOCHS = 16_384, 1024, (64, 64, 1), 2, 5
@@ -106,8 +107,8 @@ def _product(way: str, architecture: str, name: str, batch: int, images: np.ndar
     )
     arrays = data.Arrays(
         {"input_shape": SHAPE, "classes": [str(i) for i in range(CLASSES)]},
-        data.Split(images[:IMAGES], labels[:IMAGES], None),
-        data.Split(images[IMAGES:], labels[IMAGES:], None),
+        data.Split(images[:IMAGES], labels[:IMAGES], None, image),
+        data.Split(images[IMAGES:], labels[IMAGES:], None, image),
     )
     spec = network.Spec(architecture, SHAPE, CLASSES, {}, {"kind": "image"})
     turns = _turns()

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from medloop import serving
-from medloop.operations.scoring import encoded
+from medloop.kinds.image import file_of as encoded
 from medloop.tracking import packaging, registry
 from medloop.training import export, network
 

@@ -78,7 +78,7 @@ def decoding(folder: Path) -> None:
             for item in dicom.items(root, dicom.Options(), seed=0):
                 for digested in reading._read(item).samples:
                     packing._row(digested, "dicom", pseudonyms)
-                    writer.add(digested.sample.pixels)
+                    writer.add(digested.sample.values)
         rate = DICOM / seconds[0]
         say(f"ingest {SIDE}x{SIDE}, 16 bits, {name}: {rate:.0f} images a core-second; a file {kilobytes:.0f} kB")
 
@@ -115,12 +115,10 @@ def table(count: int, side: int, writer: manifest.ShardWriter, bits: int) -> pd.
                 "split": split,
                 "content_sha256": hashlib.sha256(b"%d" % number).hexdigest(),
                 "perceptual_hash": int(rng.integers(2**63)),
-                "height_px": side,
-                "width_px": side,
-                "channels": 1,
+                "shape": [side, side],
+                "dtype": "uint8",
                 "bit_depth": bits,
-                "row_spacing_mm": 0.14,
-                "column_spacing_mm": 0.14,
+                "spacing_mm": [0.14, 0.14],
                 "boxes": None,
                 **place,
             }
@@ -132,7 +130,7 @@ def table(count: int, side: int, writer: manifest.ShardWriter, bits: int) -> pd.
 def preprocessing(folder: Path) -> None:
     samples = folder / "samples"
     rows = table(DICOM, SIDE, manifest.ShardWriter(samples), 16)
-    pixels = manifest.Pixels(samples)
+    pixels = manifest.Values(samples)
     with spent(cpu) as seconds:
         blocks = list(preprocess._fitted(rows, pixels, params.Preprocess()))
     size = sum(block.nbytes for block in blocks) / DICOM
@@ -148,7 +146,7 @@ def comparing(folder: Path) -> None:
             manifest.write(rows, manifest.Facts(classes=("a", "b"), source="dicom"), samples)
             say(f"manifest: {(samples / 'manifest.parquet').stat().st_size / count:.0f} bytes a row")
         with spent(cpu) as seconds:
-            found = leaks.find(rows, manifest.Pixels(samples), params.LeakThresholds())
+            found = leaks.find(rows, manifest.Values(samples), params.LeakThresholds())
         sizes = rows["split"].value_counts()
         pairs = sizes["test"] * (sizes["val"] + sizes["train"]) + sizes["val"] * sizes["train"]
         say(

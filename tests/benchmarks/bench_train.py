@@ -20,6 +20,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from medloop import params
+from medloop.kinds import image
 from medloop.training import backend, data
 
 VALIDATION, CLASSES, EPOCHS = 512, 10, 7
@@ -109,8 +110,8 @@ def _product(name: str, architecture: str, hyper: dict[str, str], images: np.nda
 
     arrays = data.Arrays(
         {"input_shape": images.shape[1:], "classes": [str(i) for i in range(CLASSES)]},
-        data.Split(images[:-VALIDATION], labels[:-VALIDATION], None),
-        data.Split(images[-VALIDATION:], labels[-VALIDATION:], None),
+        data.Split(images[:-VALIDATION], labels[:-VALIDATION], None, image),
+        data.Split(images[-VALIDATION:], labels[-VALIDATION:], None, image),
     )
     spec = network.Spec(architecture, arrays.shape, CLASSES, hyper, {"kind": "image"})
     turns = _turns()

@@ -46,7 +46,7 @@ class Split:
     @classmethod
     def read(cls, folder: Path) -> "Split":
         return cls(
-            np.load(folder / "images.npy"), np.load(folder / "labels.npy"), pd.read_parquet(folder / "index.parquet")
+            np.load(folder / "inputs.npy"), np.load(folder / "labels.npy"), pd.read_parquet(folder / "index.parquet")
         )
 
     def __add__(self, other: "Split") -> "Split":
@@ -138,7 +138,7 @@ def train(
     for name in architectures:
         began = time.perf_counter()
         validation = fit(base, settings.train.only(name), arrays=folder / "arrays", model=folder / name)["auc"]
-        logits = inference.Network(folder / name / "model.onnx").logits(test.images)
+        logits = inference.Network(folder / name / "model.onnx").outputs(test.images)
         found[name] = validation, logits[:, 1] - logits[:, 0]
         value = estimate(test, found[name][1])
         say(f"{name} (validation {validation:.3f}, {time.perf_counter() - began:.0f} s)", *value)

@@ -51,7 +51,7 @@ def test_few_patients_widen_an_interval_by_what_students_t_adds():
 
 def test_the_rarest_class_is_counted_in_patients():
     labels, groups = np.array([0, 0, 0, 1, 1, 1]), np.array([0, 1, 2, 2, 3, 3])
-    assert bootstrap.rarest(labels, groups) == 2
+    assert classification.rarest(labels, groups) == 2
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ import pytest
 from sklearn import metrics as reference
 
 from medloop.evaluation import plots
-from medloop.evaluation.scores import Predictions
+from medloop.pages import classification as page
+from medloop.tasks.classification import Predictions
 
 HISTORY = pd.DataFrame({"loss": [1.0, 0.5], "val_loss": [1.1, 0.7], "val_auc": [0.6, 0.8]})
 
@@ -23,7 +24,7 @@ def predictions(classes: int = 2, positive: int = 1) -> Predictions:
 def test_a_curve_agrees_with_scikit_learn():
     found = predictions()
     truth, score = found.labels == 1, found.probabilities[:, 1]
-    hits, alarms = plots.curve(truth, score)
+    hits, alarms = page.curve(truth, score)
     away, near, _ = reference.roc_curve(truth, score, drop_intermediate=False)
     assert hits / truth.sum() == pytest.approx(near)
     assert alarms / (~truth).sum() == pytest.approx(away)
@@ -32,7 +33,7 @@ def test_a_curve_agrees_with_scikit_learn():
 @pytest.mark.parametrize("positive", [0, 1])
 def test_roc_marks_the_operating_point_of_the_positive_class(positive):
     found = predictions(positive=positive)
-    axes = plots.roc(found).axes[0]
+    axes = page.roc(found).axes[0]
     drawn = {line.get_label(): line.get_xydata() for line in axes.lines}
     truth, marked = found.labels == positive, found.decisions == positive
     specificity = reference.recall_score(~truth, ~marked)
@@ -45,7 +46,7 @@ def test_roc_marks_the_operating_point_of_the_positive_class(positive):
 
 def test_precision_and_recall_end_at_all_alarms():
     found = predictions()
-    (line,) = [line for line in plots.precision_recall(found).axes[0].lines if line.get_label() == "class 1"]
+    (line,) = [line for line in page.precision_recall(found).axes[0].lines if line.get_label() == "class 1"]
     precision, recall, _ = reference.precision_recall_curve(found.labels == 1, found.probabilities[:, 1])
     shown = {(round(x, 12), round(y, 12)) for x, y in line.get_xydata()}
     assert {(round(x, 12), round(y, 12)) for x, y in zip(recall[:-1], precision[:-1], strict=True)} <= shown
@@ -54,7 +55,7 @@ def test_precision_and_recall_end_at_all_alarms():
 
 def test_reliability_shows_how_often_each_bin_came_true():
     found = predictions()
-    said, came = plots.reliability(found).axes[0].lines[-1].get_xydata().T
+    said, came = page.reliability(found).axes[0].lines[-1].get_xydata().T
     score, truth = found.probabilities[:, 1], found.labels == 1
     inside = (score > 0.4) & (score <= 0.5)
     place = np.argmin(np.abs(said - score[inside].mean()))
@@ -64,7 +65,7 @@ def test_reliability_shows_how_often_each_bin_came_true():
 @pytest.mark.parametrize("classes", [2, 5])
 def test_confusion_counts_images(classes):
     found = predictions(classes)
-    written = [int(text.get_text()) for text in plots.confusion(found).axes[0].texts]
+    written = [int(text.get_text()) for text in page.confusion(found).axes[0].texts]
     assert written == reference.confusion_matrix(found.labels, found.decisions).ravel().tolist()
 
 
@@ -80,10 +81,13 @@ def test_learning_curves_have_a_line_for_each_architecture():
 def test_figures_are_the_same_bytes_whatever_the_users_style(monkeypatch):
     import matplotlib as mpl
 
-    first = plots.draw(predictions(3), {"cnn": HISTORY}, "auc")
+    def figures():
+        return page.figures(predictions(3), {"kind": "image", "preprocessing": {}})
+
+    first = plots.draw(figures, {"cnn": HISTORY}, "auc")
     for name in ("font.size", "axes.labelsize", "lines.linewidth"):
         monkeypatch.setitem(mpl.rcParams, name, 30)
     monkeypatch.setitem(mpl.rcParams, "svg.hashsalt", None)
-    assert plots.draw(predictions(3), {"cnn": HISTORY}, "auc") == first
+    assert plots.draw(figures, {"cnn": HISTORY}, "auc") == first
     assert mpl.rcParams["lines.linewidth"] == 30, "and the user's style is left as it was"
     assert not any(re.search(r"dc:date|\d{4}-\d{2}-\d{2}T", svg) for svg in first.values())

@@ -9,13 +9,13 @@ from medloop.tasks import classification
 SECTION = params.Evaluate(resamples=200)
 
 
-def predictions(n: int = 150) -> scores.Predictions:
+def predictions(n: int = 150) -> classification.Predictions:
     """Return honest probabilities: what is said of a sample is the chance that it is so."""
     random = np.random.default_rng(0)
     score = random.random(n)
     table = pd.DataFrame({"patient_id": [f"p{number // 2}" for number in range(n)]})
     labels = (random.random(n) < score).astype(int)
-    return scores.Predictions(
+    return classification.Predictions(
         table, labels, np.stack([1 - score, score], axis=1), (score > 0.5).astype(int), ["a", "b"], 1
     )
 
@@ -37,7 +37,7 @@ def test_the_calibration_error_alone_is_centred():
         )
 
     values, drawn = metrics(None), bootstrap.draw(metrics, groups, SECTION.resamples, 0)
-    size = bootstrap.rarest(honest.labels, groups)
+    size = classification.rarest(honest.labels, groups)
     wanted = {
         name: bootstrap.interval(float(value[0]), drawn[name], 0.95, size=size, centred=name == "ece")
         for name, value in values.items()
@@ -54,9 +54,9 @@ def test_a_higher_confidence_widens_every_interval():
 
 def test_patients_are_unknown_as_soon_as_one_is():
     found = predictions()
-    assert scores.counts(found)["patients"] == 75
+    assert found.counts()["patients"] == 75
     found.table.loc[3, "patient_id"] = None
-    assert scores.counts(found)["patients"] is None
+    assert found.counts()["patients"] is None
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 import pytest
 
 from medloop.evaluation import wording
+from medloop.pages import classification as page
 from medloop.tasks.classification import METRICS
 
 ENTRY = {"value": 0.9, "low": 0.85, "high": 0.94, "undefined": 0}
@@ -28,11 +29,11 @@ def metrics(**changes) -> dict:
 
 
 def limits(found: dict, *, choice=CHOICE, card=CARD, facts=FACTS, checks=()) -> str:
-    return "\n".join(wording.limits(found, choice, card, facts, checks))
+    return "\n".join(wording.limits(found, choice, card, facts, checks, page))
 
 
 def test_a_sound_evaluation_has_no_more_than_the_usual_limits():
-    assert wording.limits(metrics(), CHOICE, CARD, FACTS, ()) == [
+    assert wording.limits(metrics(), CHOICE, CARD, FACTS, (), page) == [
         "The probabilities, calibrated on validation data, are off by 2.0% on average on the test set.",
         "This test set has been opened for this model version alone.",
         "Measured on one data set. Other devices, sites and patients may give other results.",
@@ -94,7 +95,7 @@ def test_splits_are_told_in_the_order_of_use():
 
 
 def test_the_outcome_of_two_classes_is_told_in_images():
-    said = wording.outcome(metrics(), CHOICE, CARD)
+    said = page.outcome(metrics(), CHOICE, CARD)
     assert said[0] == (
         "Chosen on validation data: architecture cnn, AUC 0.900 (0.850 to 0.940) there; "
         "the others: lstm 0.800 (0.850 to 0.940)."
@@ -104,7 +105,7 @@ def test_the_outcome_of_two_classes_is_told_in_images():
 
 
 def test_the_outcome_of_many_classes_is_told_in_images():
-    said = wording.outcome(metrics(), CHOICE, CARD | {"classes": ["a", "b", "c"]})
+    said = page.outcome(metrics(), CHOICE, CARD | {"classes": ["a", "b", "c"]})
     assert said[1] == "It names the labelled class in 90 (interval 85 to 94) of 100 images."
 
 
@@ -117,4 +118,5 @@ def test_a_share_is_not_rounded_to_none_or_all(share, shown):
 
 def test_every_metric_has_a_name_and_a_meaning():
     for classes in (2, 5):
-        assert list(wording.meanings(classes)) == list(wording.NAMES) == list(METRICS)
+        assert list(page.meanings({"classes": range(classes)})) == list(METRICS)
+    assert set(METRICS) <= wording.NAMES.keys()

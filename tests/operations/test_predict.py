@@ -15,8 +15,8 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 import toy_registry
 from medloop import privacy
 from medloop.errors import Refused, Unreachable
+from medloop.kinds.image import file_of as encoded
 from medloop.operations.predict import predict
-from medloop.operations.scoring import encoded
 from toy_registry import Toy, registered
 
 BASE = Toy().base

@@ -20,7 +20,7 @@ import support
 import toy_registry
 import wards
 from medloop import kubeflow, provenance
-from medloop.operations.scoring import encoded
+from medloop.kinds.image import file_of as encoded
 from medloop.tracking import packaging
 from medloop_pipelines import building, containers
 from support import Project
@@ -133,9 +133,10 @@ def test_the_model_server_answers_as_the_model_does(tmp_path):
         answer = json.loads(urllib.request.urlopen(asked, timeout=30).read())["predictions"]
     finally:
         server.remove(force=True)
-    from medloop.inference import Network, probabilities
+    from medloop.answers.classification import probabilities
+    from medloop.inference import Network
 
-    wanted = probabilities(Network(tmp_path / "models/cnn/model.onnx").logits(images[:3]), card["temperature"])
+    wanted = probabilities(Network(tmp_path / "models/cnn/model.onnx").outputs(images[:3]), card["temperature"])
     assert [row["p_nodule"] for row in answer] == pytest.approx(wanted[:, 1].tolist())
 
 

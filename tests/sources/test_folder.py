@@ -62,7 +62,7 @@ def test_formats_and_depths_arrive_as_they_are(root):
         wanted[pixels.tobytes() if channels == 1 else pixels[..., ::-1].tobytes()] = (8 * pixels.itemsize, channels)
     write(root / "malign" / "d.jpg", picture(55))
     _, table, _ = run(root)
-    store = manifest.Pixels(root.parent / "samples")
+    store = manifest.Values(root.parent / "samples")
     came = {store[row].tobytes(): (row.bit_depth, row.channels) for row in table.itertuples()}
     assert wanted.items() <= came.items()
     assert len(table) == 34

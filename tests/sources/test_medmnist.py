@@ -90,7 +90,7 @@ def test_breastmnist_keeps_its_official_splits(tmp_path, shared_data):
     assert not facts.multi_label
     assert table["split"].value_counts().to_dict() == {"train": 546, "val": 78, "test": 156}
     with np.load(shared_data / "breastmnist" / "breastmnist.npz") as arrays:
-        store = manifest.Pixels(tmp_path / "samples")
+        store = manifest.Values(tmp_path / "samples")
         for split in manifest.SPLITS:
             rows = table[table["split"] == split]
             np.testing.assert_array_equal(np.stack(list(store.each(rows))), arrays[f"{split}_images"])
@@ -119,9 +119,9 @@ def test_colour_and_larger_sizes(tmp_path, monkeypatch, size):
     declare(monkeypatch, NAME, content)
     (tmp_path / (f"{NAME}.npz" if size == 28 else f"{NAME}_{size}.npz")).write_bytes(content)
     report, table, _ = run(tmp_path, tmp_path, NAME, size_px=size)
-    assert set(table["channels"]) == {3}
-    assert set(table["height_px"]) == {size}
-    came = np.stack(list(manifest.Pixels(tmp_path / "samples").each(table)))
+    assert {shape[2] for shape in table["shape"]} == {3}
+    assert {shape[0] for shape in table["shape"]} == {size}
+    came = np.stack(list(manifest.Values(tmp_path / "samples").each(table)))
     wanted = np.concatenate([arrays[f"{split}_images"] for split in manifest.SPLITS])
     np.testing.assert_array_equal(came, wanted)
     assert any(f"{size} px, licence CC BY 4.0" in note for note in report["notes"])

@@ -14,8 +14,9 @@ from sklearn import metrics as reference
 import toy_loop
 from medloop import params, provenance
 from medloop.errors import Refused
-from medloop.evaluation import choice, ledger
+from medloop.evaluation import ledger
 from medloop.stages.evaluate import evaluate
+from medloop.tasks import classification
 
 SECTION = params.Evaluate(resamples=200)
 
@@ -63,8 +64,8 @@ def test_the_card_holds_what_was_chosen_and_its_digest_names_the_model(tmp_path)
         key: chosen[key] for key in ("temperature", "calibrated", "threshold", "positive_class", "operating_point")
     }
     table = pd.read_parquet(folders["models"]["cnn"] / "validation.parquet")
-    logits = table[["logit_0", "logit_1"]].to_numpy(np.float64)
-    assert card["temperature"] == choice.temperature(logits, table["label"].to_numpy())[0]
+    logits = table[["output_0", "output_1"]].to_numpy(np.float64)
+    assert card["temperature"] == classification.temperature(logits, table["label"].to_numpy())[0]
     assert card["temperature"] > 2, "toy networks are too sure of themselves"
     assert card["operating_point"]["target_sensitivity"] == 0.8
     assert 0.8 <= card["operating_point"]["validation_sensitivity"] < 0.82
@@ -174,7 +175,7 @@ def test_what_was_made_of_other_samples_is_refused(tmp_path):
     [
         ({"classes": ["clear", "mass"]}, "all models must share classes"),
         ({"architecture": "vit"}, "must hold architecture cnn, it holds vit"),
-        ({"schema_version": 9}, "schema version 9, this medloop reads 1"),
+        ({"schema_version": 9}, "schema version 9, this medloop reads 2"),
     ],
 )
 def test_cards_that_do_not_belong_here_are_refused(tmp_path, change, message):
@@ -200,7 +201,7 @@ def test_a_model_that_was_not_trained_is_asked_for(tmp_path):
 def test_predictions_that_are_no_numbers_are_refused(tmp_path):
     folders = toy_loop.make(tmp_path)
     table = pd.read_parquet(folders["models"]["lstm"] / "validation.parquet")
-    table.loc[3, "logit_0"] = np.nan
+    table.loc[3, "output_0"] = np.nan
     table.to_parquet(folders["models"]["lstm"] / "validation.parquet")
     _reseal(folders["models"]["lstm"])
     with pytest.raises(Refused, match=r"1 of 240 in .*lstm are not"):
@@ -299,7 +300,7 @@ def test_the_worst_errors_are_shown_as_they_are(tmp_path):
     page = (folders["evaluation"] / "report.html").read_text()
     shown = re.findall(r'src="data:image/png;base64,([^"]+)" alt="sample ([^"]+)"', page)
     assert [sample for _, sample in shown] == worst["sample_id"].tolist()
-    images = np.load(folders["holdout"] / "test/images.npy")
+    images = np.load(folders["holdout"] / "test/inputs.npy")
     for (encoded, _), index in zip(shown, worst.index, strict=True):
         pixels = cv2.imdecode(np.frombuffer(base64.b64decode(encoded), np.uint8), cv2.IMREAD_UNCHANGED)
         assert np.array_equal(pixels, images[index, :, :, 0])

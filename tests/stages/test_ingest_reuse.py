@@ -220,7 +220,7 @@ def test_pixels_are_those_of_the_files(root, tmp_path):
     grown(root)
     again(section, tmp_path)
     table, _ = manifest.read(tmp_path / "samples")
-    pixels = manifest.Pixels(tmp_path / "samples")
+    pixels = manifest.Values(tmp_path / "samples")
     found = {row.patient_id: pixels[row] for row in table.itertuples()}
     from medloop import privacy
 

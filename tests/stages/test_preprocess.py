@@ -36,8 +36,8 @@ def make(folder: Path, draw: Callable[[int], tuple[np.ndarray, int]] = picture, 
             pixels, bits = draw(i)
             row = {"sample_id": f"s{i:02}", "patient_id": f"p{i // 2}", "source": "folder", "label": "sick"}
             row |= {"split": split[i % 4], "content_sha256": f"{i}", "perceptual_hash": i, "bit_depth": bits}
-            row |= {"height_px": pixels.shape[0], "width_px": pixels.shape[1], "site": "north" if i % 3 else None}
-            row |= {"channels": 1 if pixels.ndim == 2 else 3, "age_years": 50.0 + i}
+            row |= {"shape": list(pixels.shape), "dtype": pixels.dtype.name, "site": "north" if i % 3 else None}
+            row |= {"age_years": 50.0 + i}
             rows.append(row | writer.add(pixels))
         rows[0]["label"] = rows[1]["label"] = "well"
         writer.close()
@@ -65,7 +65,7 @@ def test_each_image_stands_at_its_row(tmp_path):
     table, _ = manifest.read(tmp_path / "samples")
     for split, folder in (("train", "arrays"), ("val", "arrays"), ("test", "holdout")):
         rows = table[table["split"] == split].reset_index(drop=True)
-        images = np.load(tmp_path / folder / split / "images.npy", mmap_mode="r")
+        images = np.load(tmp_path / folder / split / "inputs.npy", mmap_mode="r")
         labels = np.load(tmp_path / folder / split / "labels.npy")
         index = pd.read_parquet(tmp_path / folder / split / "index.parquet")
         assert (images.shape, images.dtype) == ((len(rows), 16, 20, 1), np.uint8)
@@ -119,7 +119,7 @@ def test_the_same_samples_give_the_same_bytes(tmp_path):
 
 def test_gray_becomes_colour_for_a_model_of_three_channels(tmp_path):
     run(make(tmp_path), SECTION.model_copy(update={"channels": 3}))
-    images = np.load(tmp_path / "arrays/train/images.npy")
+    images = np.load(tmp_path / "arrays/train/inputs.npy")
     assert images.shape == (12, 16, 20, 3)
     assert (images == images[..., :1]).all()
 

@@ -110,12 +110,12 @@ def test_a_model_folder_holds_what_the_next_stages_read(trained, arrays):
 def test_validation_predictions_are_those_of_the_exported_network(trained, arrays):
     folder = trained.folder
     table = pq.read_table(folder / "validation.parquet").to_pydict()
-    assert list(table) == ["sample_id", "patient_id", "label", "logit_0", "logit_1"]
+    assert list(table) == ["sample_id", "patient_id", "label", "output_0", "output_1"]
     assert table["sample_id"] == [f"val{i:04}" for i in range(40)]
     assert table["label"] == np.load(arrays / "val/labels.npy").tolist()
-    logits = Network(folder / "model.onnx").logits(np.load(arrays / "val/images.npy"))
-    np.testing.assert_array_equal(np.stack([table["logit_0"], table["logit_1"]], axis=1).astype(np.float32), logits)
-    one = Network(folder / "model.onnx").logits(np.load(arrays / "val/images.npy")[7:8])
+    logits = Network(folder / "model.onnx").outputs(np.load(arrays / "val/inputs.npy"))
+    np.testing.assert_array_equal(np.stack([table["output_0"], table["output_1"]], axis=1).astype(np.float32), logits)
+    one = Network(folder / "model.onnx").outputs(np.load(arrays / "val/inputs.npy")[7:8])
     np.testing.assert_allclose(one, logits[7:8], atol=1e-5)
 
 
@@ -123,9 +123,9 @@ def test_the_keras_file_gives_the_same_logits(trained, arrays):
     import keras
 
     folder = trained.folder
-    images = np.load(arrays / "val/images.npy")
+    images = np.load(arrays / "val/inputs.npy")
     logits = keras.ops.convert_to_numpy(keras.saving.load_model(folder / "model.keras")(images))
-    np.testing.assert_allclose(logits, Network(folder / "model.onnx").logits(images), atol=1e-4)
+    np.testing.assert_allclose(logits, Network(folder / "model.onnx").outputs(images), atol=1e-4)
 
 
 def test_two_runs_write_the_same_bytes(trained, arrays, tmp_path, silent):
@@ -265,9 +265,9 @@ def test_another_backend_trains_a_recurrent_network_and_logs_it_live(asked, used
     import keras
     from mlflow import MlflowClient
 
-    images = np.load(arrays / "val/images.npy")
+    images = np.load(arrays / "val/inputs.npy")
     logits = keras.ops.convert_to_numpy(keras.saving.load_model(tmp_path / "model/model.keras")(images))
-    np.testing.assert_allclose(logits, Network(tmp_path / "model/model.onnx").logits(images), atol=1e-4)
+    np.testing.assert_allclose(logits, Network(tmp_path / "model/model.onnx").outputs(images), atol=1e-4)
     client = MlflowClient(tracking_uri=os.environ["MLFLOW_TRACKING_URI"])
     [run] = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
     assert (run.info.status, run.info.run_name) == ("FINISHED", "train-lstm")

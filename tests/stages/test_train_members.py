@@ -48,7 +48,7 @@ def section(**changed):
 
 
 def logits(folder, images):
-    return Network(folder / "model.onnx").logits(images)
+    return Network(folder / "model.onnx").outputs(images)
 
 
 def test_seeds_make_one_model_that_says_their_mean(arrays, tmp_path):
@@ -77,17 +77,17 @@ def test_folds_predict_every_sample_of_development_by_the_network_that_never_saw
     assert table["sample_id"].tolist() == [f"train{i:04}" for i in range(60)] + [f"val{i:04}" for i in range(30)]
     found = data.read(arrays)
     plan = members.plan(found, wanted, 0)
-    images = members.whole(found).images[:]
+    images = members.whole(found).inputs[:]
     networks = []
     for member in plan:  # each by itself, on arrays of its own
         alone = data.Arrays(
-            found.about, *(data.Split(part.images[:], part.labels, part.index) for part in each(member))
+            found.about, *(data.Split(part.inputs[:], part.labels, part.index, part.kind) for part in each(member))
         )
         networks.append(fitted(alone, wanted, member.seed))
     flipped = np.ascontiguousarray(images[:, :, ::-1])
     said = [(network(images) + network(flipped)).numpy() / 2 for network in networks]
     for i, member in enumerate(plan):
-        columns = table.loc[member.rows, ["logit_0", "logit_1"]]
+        columns = table.loc[member.rows, ["output_0", "output_1"]]
         np.testing.assert_allclose(columns, said[i][member.rows], atol=1e-5)
     np.testing.assert_allclose(logits(tmp_path / "cnn", images), np.mean(said, axis=0), atol=1e-5)
     assert json.loads((tmp_path / "cnn/card.json").read_text())["validation"] == scores
@@ -102,7 +102,7 @@ def fitted(arrays, wanted, seed):
     from medloop.training import backend, checkpoint, fitting, network
 
     backend.start("tensorflow", seed)
-    spec = network.Spec("cnn", arrays.shape, 2, wanted.hyper["cnn"], {"kind": "image"})
+    spec = network.Spec("cnn", arrays.shape, 2, wanted.hyper["cnn"], {"kind": "sample"})
     kept = checkpoint.Checkpoint(f"by-hand-{seed}")
     return fitting.fit(spec, arrays, classification, wanted, seed=seed, checkpoint=kept, log=Silent())[0]
 

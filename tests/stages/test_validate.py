@@ -12,13 +12,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from medloop import data_docs, manifest, params, provenance
+from medloop import checks, data_docs, manifest, params, provenance
 from medloop.errors import Refused
 from medloop.expectations import image
 from medloop.stages.validate import validate
 
 BASE = params.Base()
 SECTION = params.Validate(min_samples_per_class=2)
+REMEDIES = {**checks.REMEDIES, **image.REMEDIES}
 INGEST = params.Ingest(source="folder")
 
 
@@ -37,11 +38,11 @@ def samples(folder: Path, change=None, *, facts: dict | None = None, images=None
             row |= {
                 "content_sha256": hashlib.sha256(pixels.tobytes()).hexdigest(),
                 "perceptual_hash": i,
-                "height_px": 32,
-                "width_px": 32,
+                "shape": [32, 32],
+                "dtype": "uint8",
             }
-            row |= {"channels": 1, "bit_depth": 8, "site": "north", "sex": "F", "age_years": 50.0}
-            rows.append(row | {"row_spacing_mm": 0.5, "column_spacing_mm": 0.5} | writer.add(pixels))
+            row |= {"bit_depth": 8, "site": "north", "sex": "F", "age_years": 50.0}
+            rows.append(row | {"spacing_mm": [0.5, 0.5]} | writer.add(pixels))
         writer.close()
         about = {"classes": ("a", "b"), "source": "folder"} | (facts or {})
         manifest.write(change(rows) if change else rows, manifest.Facts(**about), partial)
@@ -123,7 +124,7 @@ def test_a_critical_failure_stops_with_a_table(tmp_path, check):
             BASE, SECTION, samples=samples(tmp_path / "samples", **BROKEN[check]), validation=tmp_path / "validation"
         )
     [row] = [line for line in str(caught.value).splitlines() if line.startswith(f"  {check}  ")]
-    assert row.endswith(image.REMEDIES.get(check, image.AGAIN))
+    assert row.endswith(REMEDIES.get(check, checks.AGAIN))
     assert not (tmp_path / "validation").exists()
     kept = Path(str(caught.value).rpartition("all checks: ")[2])
     assert kept.exists()
@@ -134,8 +135,8 @@ def test_a_critical_failure_stops_with_a_table(tmp_path, check):
 def test_a_remedy_names_a_check_and_parameters_that_exist(tmp_path):
     folder = samples(tmp_path / "samples")
     suites = image.suites(SECTION.model_copy(update={"size_px": (32, 32)}), folder)
-    assert set(image.REMEDIES) <= {each.meta["check"] for suite in suites.values() for each in suite}
-    named = re.findall(r"(ingest|validate)\.(\w+)", " ".join(image.REMEDIES.values()))
+    assert set(REMEDIES) <= {each.meta["check"] for suite in suites.values() for each in suite}
+    named = re.findall(r"(ingest|validate)\.(\w+)", " ".join(REMEDIES.values()))
     sections = {"ingest": params.Ingest, "validate": params.Validate}
     assert {key for section, key in named if key not in sections[section].model_fields} == set()
     assert ("validate", "min_samples_per_class") in named
@@ -260,9 +261,8 @@ def test_a_check_that_cannot_answer_has_failed(tmp_path, monkeypatch, fault):
 
 
 def test_a_warning_that_cannot_be_judged_is_critical(tmp_path, monkeypatch):
-    image = __import__("medloop.expectations.image", fromlist=["image"])
     broken = gxe.ExpectColumnValuesToNotBeNull(column="no_such_column", meta={"check": "broken", "level": "warn"})
-    monkeypatch.setattr(image, "_patients", lambda facts: [broken])
+    monkeypatch.setattr(checks, "_patients", lambda suite, facts: [broken])
     with pytest.raises(Refused, match=r"broken .* the check raised an exception"):
         validate(BASE, SECTION, samples=samples(tmp_path / "samples"), validation=tmp_path / "validation")
 
@@ -280,6 +280,6 @@ def test_a_result_that_never_came_has_failed(tmp_path, monkeypatch):
 
 
 def test_an_empty_table_of_classes_fails(tmp_path, monkeypatch):
-    monkeypatch.setattr(image, "_classes", lambda table, facts: pd.DataFrame({"samples": [], "share_of_split": []}))
+    monkeypatch.setattr(checks, "classes", lambda table, facts: pd.DataFrame({"samples": [], "share_of_split": []}))
     with pytest.raises(Refused, match="every class in every split"):
         validate(BASE, SECTION, samples=samples(tmp_path / "samples"), validation=tmp_path / "validation")

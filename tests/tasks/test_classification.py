@@ -116,7 +116,7 @@ def test_score_refuses_what_it_cannot_rank():
 def test_several_labels_an_image_are_refused():
     with pytest.raises(Refused, match="one label per image, source 'medmnist' gives several"):
         classification.check({"multi_label": True, "source": "medmnist"})
-    classification.check({"multi_label": False, "source": "medmnist"})
+    classification.check({"multi_label": False, "source": "medmnist", "classes": ["a", "b"]})
 
 
 def test_one_class_is_refused():

@@ -109,7 +109,7 @@ def assert_alike(one, other):
     print("largest difference of a loss or a metric:", (first - second).abs().max().max())
     np.testing.assert_allclose(second, first, atol=1e-5, rtol=0)
     tables = (pq.read_table(model / "validation.parquet").to_pandas() for model in (one, other))
-    np.testing.assert_allclose(*(table[["logit_0", "logit_1"]] for table in tables), atol=1e-4, rtol=0)
+    np.testing.assert_allclose(*(table[["output_0", "output_1"]] for table in tables), atol=1e-4, rtol=0)
 
 
 def test_two_nodes_in_two_containers_come_to_what_one_process_comes_to(client, place, arrays, alone, tmp_path, capfd):

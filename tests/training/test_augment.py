@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
+from medloop.kinds import Part
+from medloop.kinds.image import augment
 from medloop.params import Augment
-from medloop.training.augment import Part, augment
 
 
 def random():

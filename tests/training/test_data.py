@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from medloop.errors import Refused
+from medloop.kinds import image
 from medloop.params import Augment, Train
 from medloop.training import data
 from synthetic import write_arrays
@@ -15,7 +16,7 @@ def numbered():
     """300 images of which each holds its own number."""
     count = np.arange(300)
     images = np.stack([count // 256, count % 256], axis=1).astype(np.uint8).reshape(300, 1, 2, 1)
-    return data.Split(images, (count % 2).astype(np.int32), None)
+    return data.Split(images, (count % 2).astype(np.int32), None, image)
 
 
 def numbers(images):
@@ -75,7 +76,7 @@ def test_balanced_weights_give_every_class_the_same_sum():
 
 def test_balanced_sampling_shows_as_many_samples_of_every_class():
     labels = np.repeat(np.arange(3, dtype=np.int32), [70, 8, 22])
-    split = data.Split(np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1), labels, None)
+    split = data.Split(np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1), labels, None, image)
     majority = []
     for number in (1, 2):
         [(images, shown, weights)] = epoch(split, Train(sampling="balanced", batch_size=16), number=number)
@@ -93,7 +94,7 @@ def test_balanced_sampling_shows_as_many_samples_of_every_class():
 
 def test_mixing_gives_an_image_and_its_label_the_same_proportion():
     labels = (np.arange(300) % 2).astype(np.int32)
-    split = data.Split((255 * labels).astype(np.uint8).reshape(300, 1, 1, 1), labels, None)
+    split = data.Split((255 * labels).astype(np.uint8).reshape(300, 1, 1, 1), labels, None, image)
     [(images, shares, weights)] = epoch(split, Train(mixup=0.5))
     assert (images.shape, shares.shape, shares.dtype) == ((10, 32, 1, 1, 1), (10, 32, 2), np.float32)
     np.testing.assert_allclose(shares[..., 1], images[..., 0, 0, 0] / 255, atol=0.5 / 255 + 1e-6)
@@ -106,7 +107,7 @@ def test_mixing_gives_an_image_and_its_label_the_same_proportion():
 def test_mixing_keeps_what_each_class_counts():
     labels = (np.arange(300) % 3 == 0).astype(np.int32)
     weights = data.sample_weights(labels, 2, "balanced")
-    split = data.Split(np.zeros((300, 1, 1, 1), np.uint8), labels, None)
+    split = data.Split(np.zeros((300, 1, 1, 1), np.uint8), labels, None, image)
     found = [epoch(split, Train(mixup=1.0, batch_size=30), weights=weights, number=number)[0] for number in range(20)]
     total = sum((shares * scale[..., None]).sum(axis=(0, 1)) for _, shares, scale in found)
     assert total[0] == pytest.approx(total[1], rel=0.03)
@@ -114,10 +115,10 @@ def test_mixing_keeps_what_each_class_counts():
 
 def test_normalisation_constants_are_those_of_train():
     images = np.random.default_rng(0).integers(0, 256, (50, 6, 7, 3), dtype=np.uint8)
-    fitted = data.normalisation("train", data.Split(images, np.zeros(50, np.int32), None))
+    fitted = data.normalisation("train", data.Split(images, np.zeros(50, np.int32), None, image))
     np.testing.assert_allclose(fitted["mean"], images.mean(axis=(0, 1, 2)), rtol=1e-9)
     np.testing.assert_allclose(fitted["std"], images.std(axis=(0, 1, 2)), rtol=1e-9)
-    assert data.normalisation("image", data.Split(images, np.zeros(50, np.int32), None)) == {"kind": "image"}
+    assert data.normalisation("image", data.Split(images, np.zeros(50, np.int32), None, image)) == {"kind": "image"}
 
 
 def test_memory_does_not_grow_with_the_set(monkeypatch):
@@ -126,9 +127,11 @@ def test_memory_does_not_grow_with_the_set(monkeypatch):
     section = Train(augment=Augment(shift=0.1, noise=0.1), mixup=0.2, sampling="balanced")
     peaks = []
     for count in (800, 3200):
-        split = data.Split(np.broadcast_to(np.uint8(7), (count, 64, 64, 1)), np.arange(count, dtype=np.int32) % 2, None)
+        split = data.Split(
+            np.broadcast_to(np.uint8(7), (count, 64, 64, 1)), np.arange(count, dtype=np.int32) % 2, None, image
+        )
         tracemalloc.start()
-        data.mean_and_std(split.images)
+        data.mean_and_std(split.inputs)
         for _ in data.epoch_segments(split, np.ones(count, np.float32), section, seed=0, epoch=1):
             pass
         peaks.append(tracemalloc.get_traced_memory()[1])
@@ -138,7 +141,7 @@ def test_memory_does_not_grow_with_the_set(monkeypatch):
 
 def test_arrays_are_mapped_into_memory(tmp_path):
     read = data.read(write_arrays(tmp_path / "arrays"))
-    assert isinstance(read.train.images, np.memmap)
+    assert isinstance(read.train.inputs, np.memmap)
     assert (read.shape, read.classes, len(read.val.labels)) == ((12, 12, 1), ["a", "b"], 40)
 
 
@@ -151,7 +154,7 @@ def test_missing_arrays_another_version_or_an_absent_class_are_refused(tmp_path)
         data.read(folder)
     about = json.loads((folder / "about.json").read_text())
     (folder / "about.json").write_text(json.dumps(about | {"schema_version": 9}))
-    with pytest.raises(Refused, match="has schema version 9, this medloop reads 1"):
+    with pytest.raises(Refused, match="has schema version 9, this medloop reads 2"):
         data.read(folder)
 
 

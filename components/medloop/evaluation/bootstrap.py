@@ -36,11 +36,6 @@ def draw(compute: Compute, groups: np.ndarray, resamples: int, seed: int) -> dic
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def rarest(labels: np.ndarray, groups: np.ndarray) -> int:
-    """Return the number of clusters `groups` (N,) with a sample of the class of `labels` (N,) that has the fewest."""
-    return min(len(np.unique(groups[labels == label])) for label in np.unique(labels))
-
-
 def interval(value: float, drawn: np.ndarray, confidence: float, *, size: int, centred: bool = False) -> dict[str, Any]:
     """Return {value, low, high, undefined}, and a `reason` where there is no interval; what is undefined is None.
 

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medloop import provenance
+from medloop import predictions, provenance
 from medloop.errors import Refused
 
-CARD_VERSION = 1
+CARD_VERSION = 2
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class Candidate:
     card: dict[str, Any]
     lineage: dict[str, Any]
     samples: pd.Series  # (N,) sample ids
-    patients: pd.Series  # (N,) patient ids, null where unknown
-    labels: np.ndarray  # (N,) class indices
-    logits: np.ndarray  # (N, classes)
+    together: pd.Series  # (N,) what the bootstrap draws as one: patients, null where unknown, or blocks of time
+    labels: np.ndarray  # (N,) class indices or numbers
+    outputs: np.ndarray  # (N, K)
 
     @property
     def architecture(self) -> str:
@@ -81,17 +81,16 @@ def _read(folder: Path) -> Candidate:
             "train again"
         )
     table = pd.read_parquet(folder / "validation.parquet")
-    logits = table[[f"logit_{index}" for index in range(len(card["classes"]))]].to_numpy(np.float64)
-    bad = int((~np.isfinite(logits).all(axis=1)).sum())
+    outputs = table[[name for name in table.columns if name.startswith("output_")]].to_numpy(np.float64)
+    bad = int((~np.isfinite(outputs).all(axis=1)).sum())
     if bad:
-        raise Refused(f"predictions must be finite numbers, {bad} of {len(logits)} in {folder} are not: train again")
-    return Candidate(
-        folder, card, lineage, table["sample_id"], table["patient_id"], table["label"].to_numpy(np.int64), logits
-    )
+        raise Refused(f"predictions must be finite numbers, {bad} of {len(outputs)} in {folder} are not: train again")
+    together = predictions.drawn_together(table)
+    return Candidate(folder, card, lineage, table["sample_id"], together, table["label"].to_numpy(), outputs)
 
 
 def _match(first: Candidate, other: Candidate) -> None:
-    for key in ("task", "dataset", "classes", "input_shape", "preprocessing"):
+    for key in ("task", "kind", "dataset", "classes", "input_shape", "preprocessing"):
         if first.card[key] != other.card[key]:
             raise Refused(
                 f"all models must share {key}: {first.architecture} has {first.card[key]}, "

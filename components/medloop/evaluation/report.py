@@ -1,18 +1,23 @@
 """One page that a clinician can read: report.html, with everything inside it."""
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
-import cv2
 import jinja2
 import numpy as np
 
 from medloop.evaluation import wording
-from medloop.evaluation.scores import Predictions
+from medloop.predictions import Predictions
 
 HERE = Path(__file__).parent
+LEARNING = {
+    "learning_loss": "Loss of every architecture by epoch",
+    "learning_gate": "Gating metric of every architecture by epoch",
+}
 
 
 def render(
@@ -23,6 +28,8 @@ def render(
     checks: Sequence[Mapping[str, Any]],
     predictions: Predictions,
     *,
+    page: ModuleType,
+    kind: ModuleType,
     plots: Mapping[str, str],
     errors: Sequence[Mapping[str, Any]],
     packages: Mapping[str, str],
@@ -36,10 +43,13 @@ def render(
         about: about.json of the test set.
         checks: what `validate` found.
         predictions: of the test set.
+        page: of the task.
+        kind: of sample.
         plots: SVG by name.
         errors: of `worst_errors`.
         packages: versions that the model was trained with.
     """
+    units = kind.units(card["preprocessing"])
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
@@ -59,41 +69,55 @@ def render(
         card=card,
         facts=about["facts"],
         notes=about["notes"],
-        splits=wording.splits(about),
+        units=units,
+        splits=wording.splits(about, units),
         title=wording.title(card),
-        outcome=wording.outcome(metrics, choice, card),
-        limits=wording.limits(metrics, choice, card, about["facts"], checks),
+        asked=page.asked(card, choice),
+        contents=page.contents(metrics),
+        taken=kind.described(card),
+        outcome=page.outcome(metrics, choice, card, units),
+        limits=wording.limits(metrics, choice, card, about["facts"], checks, page, units),
         makeup=makeup(predictions),
         names=wording.NAMES,
-        shown=wording.shown_first(len(card["classes"])),
-        meanings=wording.meanings(len(card["classes"])),
+        shown=page.shown(card),
+        meanings=page.meanings(card, units),
+        figures={**page.FIGURES, **LEARNING},
+        worst=page.WORST.format(units=units),
+        tuned=page.tuned(choice),
         plots={name: _address("image/svg+xml", svg.encode()) for name, svg in plots.items()},
         errors=errors,
         packages=packages,
     )
 
 
-def worst_errors(predictions: Predictions, images: np.ndarray, limit: int) -> list[dict[str, Any]]:
-    """Return the wrongly decided samples whose label was thought least likely, at most `limit`, each with its image."""
-    said = predictions.probabilities[np.arange(len(predictions.labels)), predictions.labels]
-    wrong = np.flatnonzero(predictions.labels != predictions.decisions)
-    worst = wrong[np.argsort(said[wrong], kind="stable")][:limit]
+def worst_errors(
+    worst: Iterable[tuple[int, str, str, Mapping[str, float]]],
+    inputs: np.ndarray,
+    card: Mapping[str, Any],
+    kind: ModuleType,
+    limit: int,
+    *,
+    samples: Sequence[str],
+) -> list[dict[str, Any]]:
+    """Return at most `limit` of the `worst` (place, label, what was said, marks), each with its picture.
+
+    Args:
+        worst: the worst first.
+        inputs: (N, ...) of the test set.
+        card: of the model.
+        kind: draws the pictures.
+        limit: how many.
+        samples: the id of each of the N.
+    """
     return [
         {
-            "sample": predictions.table["sample_id"].iloc[index],
-            "label": predictions.classes[predictions.labels[index]],
-            "decision": predictions.classes[predictions.decisions[index]],
-            "probability": float(said[index]),
-            "image": _address("image/png", png(images[index])),
+            "sample": samples[place],
+            "label": label,
+            "said": said,
+            "image": _address(*kind.picture(inputs[place], card, marks)),
         }
-        for index in worst
+        for place, label, said, marks in islice(worst, limit)
     ]
-
-
-def png(image: np.ndarray) -> bytes:
-    """Return (H, W, 1) or (H, W, 3) RGB uint8 as a PNG file."""
-    pixels = np.ascontiguousarray(image[..., ::-1] if image.shape[-1] == 3 else image)
-    return bytes(cv2.imencode(".png", pixels)[1])
 
 
 def makeup(predictions: Predictions) -> list[tuple[str, str]]:

@@ -2,6 +2,8 @@
 
 import json
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pandas as pd
 
@@ -9,6 +11,7 @@ from medloop import evidence, params, plugins, tasks, turn
 from medloop.errors import Conflict, Refused
 from medloop.operations import scoring
 from medloop.operations.verdict import Scores, Standing, Verdict, unfit, verdict
+from medloop.predictions import drawn_together
 from medloop.tracking import registry
 from medloop.tracking.connection import server
 
@@ -30,8 +33,9 @@ def decide(base: params.Base, rule: params.Promote, reference: str, samples: Pat
         if objection:
             reason = f"version {candidate.number} was not promoted: {objection}"
             return Verdict(False, reason, candidate.number, champion.number if champion else None)
-        scores = _scores(candidate, champion, samples)
-    return verdict(ours, theirs, scores, rule, plugins.load(tasks, base.task), base.seed)
+        task = plugins.load(tasks, base.task)
+        scores = _scores(candidate, champion, samples, task)
+    return verdict(ours, theirs, scores, rule, task, base.seed)
 
 
 def move(name: str, number: str, *, held_by: str | None, before: dict[str, str]) -> None:
@@ -97,12 +101,12 @@ def standing(version: registry.Version) -> Standing:
     )
 
 
-def _scores(candidate: registry.Version, champion: registry.Version | None, samples: Path) -> Scores:
+def _scores(candidate: registry.Version, champion: registry.Version | None, samples: Path, task: ModuleType) -> Scores:
     """Return what both say of today's test set; without a champion, what the candidate said of its own."""
     if champion is None:
         table = registry.predictions(candidate)
-        columns = [f"p_{index}" for index in range(len(json.loads(candidate.tags["medloop.classes"])))]
-        return Scores(table["label"].to_numpy(), table["patient_id"], table[columns].to_numpy(), None)
+        columns = task.stored(json.loads(candidate.tags["medloop.classes"]))
+        return Scores(table["label"].to_numpy(), drawn_together(table), table[columns].to_numpy(), None)
     test = scoring.today(samples, candidate.tags["medloop.dataset"])
     classes = tuple(json.loads(candidate.tags["medloop.classes"]))
     if test.classes != classes:
@@ -117,12 +121,25 @@ def _scores(candidate: registry.Version, champion: registry.Version | None, samp
                 f"{test.key_fingerprint}: no patient can be recognised across the two; ingest under the right key"
             )
     unseen = test.without(pd.concat([registry.development(each) for each in (candidate, champion)]))
-    ours = scoring.logged(candidate, unseen)
+    card = _paired(candidate, champion, test) if test.kind.WINDOWS else None
+    ours = scoring.logged(candidate, unseen, task)
     if ours is None:
-        ours = scoring.score(candidate, unseen)
-    theirs = scoring.score(champion, unseen)
+        ours = scoring.score(candidate, unseen, task)
+    theirs = scoring.score(champion, unseen, task)
     left_out = len(test.table) - len(unseen.table)
-    return Scores(unseen.labels, unseen.table["patient_id"], ours, theirs, left_out)
+    return Scores(unseen.labels(task, card), drawn_together(unseen.index(card)), ours, theirs, left_out)
+
+
+def _paired(candidate: registry.Version, champion: registry.Version, test: scoring.TestSet) -> dict[str, Any]:
+    """Return the candidate's card; raise Refused where the two do not speak of the same inputs."""
+    ours, theirs = (scoring.card(each) for each in (candidate, champion))
+    wanted, came = (test.kind.paired(each["preprocessing"]) for each in (ours, theirs))
+    if wanted != came:
+        raise Refused(
+            f"{candidate} and {champion} cannot be compared: their {test.kind.NOUNS} are cut otherwise, {wanted} and "
+            f"{came}; give the new ones a data set name of their own (base.dataset)"
+        )
+    return ours
 
 
 def _named(number: str | None) -> str:

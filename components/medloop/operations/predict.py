@@ -1,4 +1,4 @@
-"""Write what a registered model says of images: probabilities and a decision, row by row."""
+"""Write what a registered model says of samples: probabilities and a decision, or a number, row by row."""
 
 import errno
 import itertools
@@ -13,7 +13,7 @@ import pyarrow.csv
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from medloop import params
+from medloop import kinds, params, plugins
 from medloop.errors import Refused
 from medloop.operations import inputs
 from medloop.tracking import registry
@@ -26,41 +26,46 @@ REASONS_SHOWN = 3
 def predict(
     base: params.Base, *, model: str = "champion", source: Path, output: Path, paths: bool = False, batch: int = BATCH
 ) -> str:
-    """Predict every image of `source`, write a row for each to `output`, and return one line that says so.
+    """Predict every sample of `source`, write a row for each to `output`, and return one line that says so.
 
-    The columns are `sample_id` (a pseudonym; with `paths` also `path`, which may hold a patient's name), `p_<class>`,
-    `decision` and `error`, which is null where the image was read. A multi-frame file has a row
-    for each frame.
+    The columns are `sample_id` (a pseudonym; with `paths` also `path`, which may hold a patient's name), those of the
+    served model (`p_<class>` and `decision`, or `prediction`) and `error`, which is null where the sample was read. A
+    multi-frame file has a row for each frame, a signal that is longer than the model's window one for each window.
 
     Args:
         base: names the model.
         model: an alias, a version number, or a `models:/` address.
-        source: an image, a folder tree of images, a samples folder or its manifest.parquet.
+        source: an image or a signal, a folder tree of such files, a samples folder or its manifest.parquet.
         output: a .csv or .parquet file; it appears when all is written.
         paths: add the path of each file below `source`.
-        batch: images held in memory at once.
+        batch: samples held in memory at once.
 
     Raises:
-        Refused: no such model, no images, another suffix; or images could not be predicted: then the rows of the
+        Refused: no such model, no samples, another suffix; or some could not be predicted: then the rows of the
             others are written, unless there are none.
     """
     if output.suffix not in (".csv", ".parquet"):
         raise Refused(f"the output must end in .csv or .parquet, got {output.suffix or 'no suffix'!r}: {output}")
     if output.is_dir() or not output.absolute().parent.is_dir():
         raise Refused(f"the output must be a file in a folder that exists, got {output}")
-    expected = inputs.count(source)
+    if not source.exists():
+        inputs.count(source)  # refuses, before the server is asked
     with server() as client:
         address = model if model.startswith("models:/") else _address(registry.get(client, base.model_name, model))
         network = registry.load(address)
-    outputs = network.metadata.signature.outputs
-    schema = _schema([name for name in outputs.input_names() if name.startswith("p_")], paths)
+    [kind] = network.metadata.signature.inputs.input_names()
+    units, preprocessing = plugins.load(kinds, kind).NOUN, _preprocessing(network)
+    expected = inputs.count(source, kind)
+    schema = _schema(network.metadata.signature.outputs, paths)
     total, reasons = 0, Counter[str]()
     partial = output.with_name(f".{output.name}.partial")
     try:
         with _writer(partial, output.suffix, schema) as writer:
-            progress = tqdm(inputs.read(source), total=expected, unit="image", desc="predict", disable=None)
+            progress = tqdm(
+                inputs.read(source, kind, preprocessing), total=expected, unit=units, desc="predict", disable=None
+            )
             for group in _batches(progress, batch):
-                rows = _rows(network, group)
+                rows = _rows(network, group, kind)
                 total += len(rows)
                 reasons.update(row["error"] for row in rows if row["error"])
                 writer.write_table(pa.Table.from_pylist(rows, schema=schema))
@@ -73,18 +78,24 @@ def predict(
     finally:
         partial.unlink(missing_ok=True)
     if reasons:
-        raise Refused(_failure(reasons, total, output))
-    return f"{total} images predicted by {address}: {output}"
+        raise Refused(_failure(reasons, total, output, units))
+    return f"{total} {units}s predicted by {address}: {output}"
 
 
 def _address(version: registry.Version) -> str:
     return f"models:/{version.name}/{version.number}"
 
 
-def _schema(probabilities: list[str], paths: bool) -> pa.Schema:
+def _preprocessing(network: Any) -> dict[str, Any]:
+    """Return what the model's card says of its inputs."""
+    return dict(network.unwrap_python_model().model.card["preprocessing"])
+
+
+def _schema(outputs: Any, paths: bool) -> pa.Schema:
     texts = ["sample_id", "path"] if paths else ["sample_id"]
-    fields = [(name, pa.string()) for name in texts] + [(name, pa.float64()) for name in probabilities]
-    return pa.schema([*fields, ("decision", pa.string()), ("error", pa.string())])
+    types = {"double": pa.float64(), "string": pa.string()}
+    said = [(column.name, types[column.type.name]) for column in outputs.inputs]
+    return pa.schema([*((name, pa.string()) for name in texts), *said, ("error", pa.string())])
 
 
 def _writer(path: Path, suffix: str, schema: pa.Schema) -> Any:
@@ -97,10 +108,10 @@ def _batches(items: Any, size: int) -> Iterator[list[inputs.Input]]:
         yield group
 
 
-def _rows(network: Any, group: list[inputs.Input]) -> list[dict[str, Any]]:
-    """Return a row for each input; one bad image does not cost the others theirs."""
+def _rows(network: Any, group: list[inputs.Input], kind: str) -> list[dict[str, Any]]:
+    """Return a row for each input; one bad sample does not cost the others theirs."""
     good = [each for each in group if each.content is not None]
-    found = _predicted(network, good)
+    found = _predicted(network, good, kind)
     rows = []
     for each in group:
         answer = found[each.sample_id, each.path] if each.content is not None else {"error": each.error}
@@ -108,23 +119,23 @@ def _rows(network: Any, group: list[inputs.Input]) -> list[dict[str, Any]]:
     return rows
 
 
-def _predicted(network: Any, group: list[inputs.Input]) -> dict[tuple[str, str], dict[str, Any]]:
-    """Return the probabilities and the decision of each image, or its error."""
+def _predicted(network: Any, group: list[inputs.Input], kind: str) -> dict[tuple[str, str], dict[str, Any]]:
+    """Return what is said of each sample, or its error."""
     if not group:
         return {}
     try:
-        table = network.predict(pd.DataFrame({"image": [each.content for each in group]}))
+        table = network.predict(pd.DataFrame({kind: [each.content for each in group]}))
     except ValueError as error:
         if len(group) == 1:
-            return {(group[0].sample_id, group[0].path): {"error": str(error).removeprefix("image 0: ")}}
+            return {(group[0].sample_id, group[0].path): {"error": str(error).removeprefix(f"{kind} 0: ")}}
         half = len(group) // 2
-        return _predicted(network, group[:half]) | _predicted(network, group[half:])
+        return _predicted(network, group[:half], kind) | _predicted(network, group[half:], kind)
     return {(each.sample_id, each.path): row for each, row in zip(group, table.to_dict("records"), strict=True)}
 
 
-def _failure(reasons: Counter[str], total: int, output: Path) -> str:
+def _failure(reasons: Counter[str], total: int, output: Path, noun: str) -> str:
     listed = "; ".join(f"{reason} ({number})" for reason, number in reasons.most_common(REASONS_SHOWN))
     failed = reasons.total()
     if failed == total:
-        return f"none of {total} images could be predicted: {listed}; nothing was written"
-    return f"{failed} of {total} images could not be predicted: {listed}; see column error in {output}"
+        return f"none of {total} {noun}s could be predicted: {listed}; nothing was written"
+    return f"{failed} of {total} {noun}s could not be predicted: {listed}; see column error in {output}"

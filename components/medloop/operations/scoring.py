@@ -1,20 +1,20 @@
 """What a registered version says of today's test set, through its own pyfunc."""
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
-from io import BytesIO
+from itertools import islice
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
-import cv2
 import numpy as np
 import pandas as pd
-import pydicom
-from pydicom.dataset import FileMetaDataset
-from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from medloop import manifest, provenance
+from medloop import kinds, manifest, plugins, provenance
 from medloop.errors import Refused
 from medloop.evaluation import ledger
+from medloop.kinds import Form
 from medloop.tracking import registry
 
 BATCH = 256
@@ -28,21 +28,38 @@ class TestSet:
 
     folder: Path
     table: pd.DataFrame
-    classes: tuple[str, ...]
+    facts: manifest.Facts
     key_fingerprint: str | None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.facts.classes
+
+    @property
+    def kind(self) -> ModuleType:
+        return plugins.load(kinds, self.facts.kind)
 
     @cached_property
     def sha256(self) -> str:
         """The digest by which `evaluate` names a test set."""
         return ledger.name(self.table["content_sha256"])
 
-    @cached_property
-    def labels(self) -> np.ndarray:
-        """Class indices (N,)."""
-        return self.table["label"].map(self.classes.index).to_numpy(np.int64)
+    def labels(self, task: ModuleType, card: Mapping[str, Any] | None = None) -> np.ndarray:
+        """Return what is to be told of each input (N,): of images a row each, of windows as the `card` cuts them."""
+        if card is None:
+            return np.asarray(task.targets(self.table, self.classes))
+        found = self.kind.targets(self.table, manifest.Values(self.folder), form_of(card))
+        if found is not None:
+            return np.asarray(found)
+        each = np.asarray(task.targets(self.table, self.classes))
+        return np.repeat(each, self.kind.counts(self.table, form_of(card)))
+
+    def index(self, card: Mapping[str, Any] | None = None) -> pd.DataFrame:
+        """Return a row for each input, with its sample and its patient."""
+        return self.table if card is None else self.kind.index(self.table, form_of(card))
 
     def without(self, known: pd.DataFrame) -> "TestSet":
-        """Return the test set less the images and the patients in `known`, which a changed split may bring here."""
+        """Return the test set less the samples and the patients in `known`, which a changed split may bring here."""
         table = self.table
         theirs = table["content_sha256"].isin(known["content_sha256"])
         theirs |= table["patient_id"].isin(known["patient_id"].dropna())
@@ -59,56 +76,56 @@ def today(samples: Path, dataset: str) -> TestSet:
         raise Refused(f"{samples} holds {made}, the model is for {dataset}: run `make repro` for {dataset} first")
     table, facts = manifest.read(samples)
     return TestSet(
-        samples, table[table["split"] == "test"].reset_index(drop=True), facts.classes, lineage.get("key_fingerprint")
+        samples, table[table["split"] == "test"].reset_index(drop=True), facts, lineage.get("key_fingerprint")
     )
 
 
-def logged(version: registry.Version, test: TestSet) -> np.ndarray | None:
-    """Return the probabilities (N, classes) that were logged with a version that was evaluated on this test set.
+def form_of(card: Mapping[str, Any]) -> Form:
+    """Return the form of the arrays that a model takes."""
+    return Form(tuple(card["input_shape"]), "", dict(card["preprocessing"]))
+
+
+def card(version: registry.Version) -> dict[str, Any]:
+    """Return the card that lies in the version's own pyfunc."""
+    model = registry.load(f"models:/{version.name}/{version.number}")
+    return dict(model.unwrap_python_model().model.card)
+
+
+def logged(version: registry.Version, test: TestSet, task: ModuleType) -> np.ndarray | None:
+    """Return what was logged as said (N, S) with a version that was evaluated on this test set.
 
     None: it was evaluated on another one.
     """
     if version.tags.get("medloop.test_sha256") != test.sha256:
         return None
-    table = registry.predictions(version).set_index("sample_id")
-    if set(table.index) != set(test.table["sample_id"]):
+    table = registry.predictions(version)
+    if set(table["sample_id"]) != set(test.table["sample_id"]):
         return None
-    columns = [f"p_{index}" for index in range(len(test.classes))]
-    return table.loc[test.table["sample_id"], columns].to_numpy(np.float64)
+    columns = task.stored(test.classes)
+    if table["sample_id"].is_unique:
+        table = table.set_index("sample_id").loc[test.table["sample_id"]]
+    return table[columns].to_numpy(np.float64)
 
 
-def score(version: registry.Version, test: TestSet) -> np.ndarray:
-    """Return the probabilities (N, classes) that the version's own pyfunc gives to the images as they were ingested.
+def score(version: registry.Version, test: TestSet, task: ModuleType) -> np.ndarray:
+    """Return what the version's own pyfunc says (N, S) of the samples as they were ingested.
 
     That the version sees this test set is entered into the ledger.
     """
     ledger.opened(test.table["content_sha256"], version.tags[registry.DIGEST])
     model = registry.load(f"models:/{version.name}/{version.number}")
-    columns = [f"p_{name}" for name in test.classes]
-    pixels = manifest.Pixels(test.folder)
+    columns, kind = task.served(test.classes), test.kind
     parts = [pd.DataFrame(columns=columns)]
-    for begin in range(0, len(test.table), BATCH):
-        rows = test.table.iloc[begin : begin + BATCH]
-        images = [encoded(pixels[row], int(row.bit_depth)) for row in rows.itertuples()]  # type: ignore[arg-type]
+    cells = _cells(test, model.unwrap_python_model().model.card["preprocessing"])
+    while batch := list(islice(cells, BATCH)):
         try:
-            parts.append(pd.DataFrame(model.predict(pd.DataFrame({"image": images})))[columns])
+            parts.append(pd.DataFrame(model.predict(pd.DataFrame({kind.COLUMN: batch})))[columns])
         except ValueError as error:
             raise Refused(f"{version} of {version.name} cannot read today's test set: {error}") from None
     return pd.concat(parts).to_numpy(np.float64)
 
 
-def encoded(pixels: np.ndarray, bit_depth: int) -> bytes:
-    """Return pixels as a file that decodes to the same pixels and bits: PNG, or DICOM for 9 to 15 bits."""
-    if bit_depth in (8, 16):
-        stored = pixels if pixels.ndim == 2 else pixels[..., ::-1]
-        return cv2.imencode(".png", stored, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
-    if pixels.ndim != 2:
-        raise Refused(f"colour images must have 8 or 16 bits, got {bit_depth}")
-    ds = pydicom.Dataset()
-    ds.file_meta = FileMetaDataset()
-    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    ds.SOPClassUID, ds.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
-    ds.set_pixel_data(np.ascontiguousarray(pixels), "MONOCHROME2", bit_depth)
-    file = BytesIO()
-    ds.save_as(file, enforce_file_format=True)
-    return file.getvalue()
+def _cells(test: TestSet, preprocessing: Mapping[str, Any]) -> Iterator[bytes]:
+    values, kind = manifest.Values(test.folder), test.kind
+    for row in list[Any](test.table.itertuples()):
+        yield from (cell for _, cell in kind.encoded(row, values[row], preprocessing))

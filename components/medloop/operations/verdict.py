@@ -30,9 +30,9 @@ class Standing:
 class Scores:
     """What two versions say of the same test samples."""
 
-    labels: np.ndarray  # (N,) class indices
-    patients: pd.Series  # (N,) pseudonyms, null where unknown
-    candidate: np.ndarray  # (N, classes) probabilities
+    labels: np.ndarray  # (N,) class indices or numbers
+    patients: pd.Series  # (N,) pseudonyms, null where unknown; or blocks of a recording
+    candidate: np.ndarray  # (N, S) what its task says: probabilities, a prediction
     champion: np.ndarray | None  # the same; None where there is no champion
     left_out: int = 0  # test samples that one of them was trained on, or whose patient it knows
 
@@ -86,7 +86,7 @@ def verdict(
         reason += _left_out(scores)
         return Verdict(False, f"version {candidate.version} was not promoted: {reason}", candidate.version, holder)
 
-    objection = unfit(candidate, champion) or _too_few(candidate, scores, rule)
+    objection = unfit(candidate, champion) or _too_few(candidate, scores, rule, task)
     if objection:
         return refused(objection)
     score = task.score(scores.labels, scores.candidate)
@@ -123,7 +123,7 @@ def paired_lower_bound(scores: Scores, resamples: int, task: ModuleType, seed: i
     both = scores.candidate, scores.champion
 
     def differences(weights: np.ndarray) -> dict[str, np.ndarray]:
-        ours, theirs = (task.gate(scores.labels, each, weights, positive=-1) for each in both)
+        ours, theirs = (task.gate(scores.labels, each, weights) for each in both)
         return {"difference": ours - theirs}
 
     groups = bootstrap.clusters(scores.patients)
@@ -131,7 +131,7 @@ def paired_lower_bound(scores: Scores, resamples: int, task: ModuleType, seed: i
     defined = drawn[np.isfinite(drawn)]
     if len(defined) < (1 - MAX_UNDEFINED) * len(drawn):
         return float("nan")
-    rarest = min(len(np.unique(groups[scores.labels == index])) for index in np.unique(scores.labels))
+    rarest = task.rarest(scores.labels, groups)
     if rarest < 2:
         return float("nan")
     quantile = stats.norm.cdf(stats.t.ppf(ONE_SIDED, rarest - 1) * np.sqrt(rarest / (rarest - 1)))
@@ -146,15 +146,9 @@ def _left_out(scores: Scores) -> str:
     return f"; {scores.left_out} test images are left out: one of the two was trained on their patients"
 
 
-def _too_few(candidate: Standing, scores: Scores, rule: Promote) -> str | None:
+def _too_few(candidate: Standing, scores: Scores, rule: Promote, task: ModuleType) -> str | None:
     patients = len(np.unique(bootstrap.clusters(scores.patients)))
     if patients < rule.min_samples:
         return f"cannot decide, {patients} test patients are fewer than promote.min_samples {rule.min_samples}"
-    counts = np.bincount(scores.labels, minlength=len(candidate.classes))
-    rarest = int(counts.argmin())
-    if counts[rarest] < rule.min_per_class:
-        return (
-            f"cannot decide, {counts[rarest]} test samples of class {candidate.classes[rarest]} are fewer than "
-            f"promote.min_per_class {rule.min_per_class}"
-        )
-    return None
+    found: str | None = task.too_few(scores.labels, candidate.classes, rule)
+    return found

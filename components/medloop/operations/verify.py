@@ -14,7 +14,6 @@ from mlflow.entities import Run
 from medloop import evidence, params, plugins, provenance, tasks
 from medloop.errors import Refused
 from medloop.evaluation import scores
-from medloop.evaluation.choice import positive_index
 from medloop.operations import chain
 from medloop.operations.chain import Chain
 from medloop.tracking import registry
@@ -127,16 +126,8 @@ def _metrics(found: Chain, run: Run, files: Path, card: dict[str, Any]) -> Itera
     """Compute the metrics from the logged predictions again; compare metrics.json with them and with the run."""
     metrics = chain.content(files / "metrics.json", test=dict)
     base, section = _parameters(found)
-    task, classes = plugins.load(tasks, base.task), card["classes"]
-    table = pd.read_parquet(files / "predictions.parquet")
-    predictions = scores.Predictions(
-        table,
-        table["label"].to_numpy(),
-        table[[f"p_{index}" for index in range(len(classes))]].to_numpy(),
-        table["decision"].to_numpy(),
-        classes,
-        positive_index(classes, card["positive_class"]),
-    )
+    task = plugins.load(tasks, base.task)
+    predictions = task.read(pd.read_parquet(files / "predictions.parquet"), card)
     computed = scores.scores(predictions, task, section, base.seed)
     for name, written in metrics["test"].items():
         again = computed.get(name, {})

@@ -29,6 +29,7 @@ from medloop.params.stages import (
     Train,
     Validate,
     Views,
+    Windows,
 )
 
 __all__ = [
@@ -57,6 +58,7 @@ __all__ = [
     "Trainer",
     "Validate",
     "Views",
+    "Windows",
     "check",
     "checked",
     "describe",

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import field_validator
 
+from medloop import pairing
 from medloop.errors import Refused
 from medloop.params.running import Pipeline, Schedule
 from medloop.params.section import S, Section, checked
@@ -58,8 +59,10 @@ def overlaid(path: Path, profile: Path) -> dict[str, Any]:
 
 
 def check(content: dict[str, Any], *, where: str) -> Params:
-    """Return `content` as parameters; raise Refused, naming the keys in `where` that do not fit."""
-    return checked(Params, content, where=where)
+    """Return `content` as parameters; raise Refused, naming the keys in `where` that do not fit, or fit each other."""
+    found = checked(Params, content, where=where)
+    pairing.check(found.base.task, found.base.kind, found.train.architectures)
+    return found
 
 
 def dump(base: Base, section: Section) -> str:

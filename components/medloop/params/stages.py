@@ -22,6 +22,7 @@ class Base(Section):
     """`base:`, what every stage shares."""
 
     task: Name = Field("classification", description="a file of medloop/tasks")
+    kind: Name = Field("image", description="of sample, a file of medloop/kinds; the source must hold such samples")
     dataset: Name = Field("phantom", description="names the registered model: medloop-{task}-{dataset}")
     seed: int = Field(0, ge=0, lt=2**31, description="of everything random: phantom, weights, sample order, bootstrap")
 
@@ -104,9 +105,7 @@ class Validate(Section):
     suite: Name = Field("image", description="a file of medloop/expectations")
     min_samples_per_class: int = Field(5, ge=1, description="in every split; fewer is critical")
     min_class_share: Share = Field(0.05, description="of the rarest class in train; less is a warning")
-    max_missing: Share = Field(
-        0.2, description="share of nulls in site, sex, age_years, pixel_spacing_mm; more is a warning"
-    )
+    max_missing: Share = Field(0.2, description="share of nulls in site, sex, age_years, spacing_mm; more is a warning")
     max_saturated: Share = Field(
         0.5, description="share of an image's pixels at its minimum or maximum; more is a warning"
     )
@@ -114,9 +113,32 @@ class Validate(Section):
     bit_depths: tuple[int, ...] = Field(tuple(range(8, 17)), description="bits stored that a sample may have")
 
 
+class Windows(Section):
+    """`preprocess.sequence:`, for samples of kind sequence."""
+
+    window: int | None = Field(None, ge=1, description="moments of the model's input; null: each sample whole")
+    stride: int = Field(1, ge=1, description="moments from one window to the next, both within one sample")
+    horizon: int = Field(
+        0, ge=0, description="moments from a window's end to the value of the first lead to predict; 0: none"
+    )
+    unequal: Literal["refuse", "pad"] = Field(
+        "refuse", description="samples of unequal length without a window; pad: zeros, and a channel that tells them"
+    )
+    block: int = Field(
+        1800, ge=1, description="moments that the bootstrap draws together, of recordings that are split in time"
+    )
+
+    @model_validator(mode="after")
+    def _horizon_of_a_window(self) -> Self:
+        if self.horizon and self.window is None:
+            raise ValueError(f"a horizon needs a window to follow, got horizon {self.horizon} and no window")
+        return self
+
+
 class Preprocess(Section):
     """`preprocess:`"""
 
+    sequence: Windows = Windows()
     size_px: tuple[Side, Side] = Field((64, 64), description="rows and columns of the model's input")
     channels: Literal[1, 3] = Field(1, description="1: gray, 3: RGB")
     clip_percentiles: tuple[float, float] = Field(
@@ -188,8 +210,8 @@ class Train(Section):
     ema: float = Field(
         0.0, ge=0, lt=1, description="decay a step of the average of weights that is validated and saved; 0: none"
     )
-    normalisation: Literal["image", "train", "none"] = Field(
-        "image", description="zero mean and unit variance, per image or over train"
+    normalisation: Literal["image", "sample", "train", "none"] = Field(
+        "image", description="zero mean and unit variance, per sample (image says the same) or over train"
     )
     mixed_precision: bool = Field(False, description="mixed_bfloat16")
     require_gpu: bool = Field(False, description="refuse to train without a GPU")

@@ -6,8 +6,10 @@ A source is a module with
 - `items(root, options, *, seed)`, a generator of `Item`: cheap to list, read later, in another process.
 and optionally
 
+- `KIND`, of its samples: a file of medloop/kinds (else: "image");
 - `classes(options)`: the class names in label order (else: the labels that were found, sorted);
-- `multi_label(options)`: whether an image may have several labels (else: no);
+- `multi_label(options)`: whether a sample may have several labels (else: no);
+- `split_in_time(options)`: whether recordings are cut into stretches, each on one side (else: no);
 - `total(root, options)`: how many items there are, for the progress bar;
 - `notes(options)`: sentences for the report, e.g. the data's licence;
 - `lists_from(options)`: the files below the root that `items` reads in order to list, None for all of them (else: all);
@@ -23,25 +25,29 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Sample:
-    """One decoded image with what its source knows of it; None stands for what it does not know.
+    """One decoded sample with what its source knows of it; None stands for what it does not know.
 
     Identifiers are the source's own: `ingest` alone sees them, and replaces them by pseudonyms.
     """
 
     key: str  # unique within the source
-    pixels: np.ndarray  # (H, W) or (H, W, 3), uint8 or uint16, bright is dense
-    bit_depth: int  # bits in use: 8 says 0..255, 12 says 0..4095
-    label: str  # several labels of one image are joined by "|"
+    values: np.ndarray  # images: (H, W) or (H, W, 3) uint8 or uint16, bright is dense; sequences: (T, C) float32
+    bit_depth: int | None = None  # of images, bits in use: 8 says 0..255, 12 says 0..4095
+    label: str | None = None  # several labels of one sample are joined by "|"; None: the data set has no classes
     patient_id: str | None = None
     study_id: str | None = None
     site: str | None = None
     sex: str | None = None  # F, M or O
     age_years: float | None = None
     modality: str | None = None
-    pixel_spacing_mm: tuple[float, float] | None = None  # between rows, between columns
+    spacing_mm: tuple[float, ...] | None = None  # of an image: between rows, between columns
     split: str | None = None  # train, val or test, where the source has an official split
     mask: np.ndarray | None = None  # (H, W) uint8, 1 where the finding is
     boxes: tuple[tuple[int, int, int, int], ...] | None = None  # x0, y0, x1, y1 in pixels, ends exclusive
+    rate_hz: float | None = None  # of a signal
+    unit: str | None = None  # of the values, e.g. mV
+    target: float | None = None  # a number to predict
+    start: int | None = None  # of a stretch: its first place in the recording, which `study_id` names
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,17 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 
-from medloop import params, plugins, provenance, tasks
+from medloop import kinds, pages, params, plugins, provenance, tasks
 from medloop.errors import Refused
 from medloop.evaluation import candidates, choice, ledger, plots, report, scores
-from medloop.inference import Network, decide, probabilities
+from medloop.inference import Network
+from medloop.predictions import Predictions
 
 
 def evaluate(
@@ -38,9 +39,11 @@ def evaluate(
         Refused: a file does not match its digest, the inputs do not belong together, the positive class is unknown, or
             the task cannot score this data set.
     """
-    task = plugins.load(tasks, base.task)
+    task, page = plugins.load(tasks, base.task), plugins.load(pages, base.task)
     about, lineage = _about(holdout)
-    task.check(about["facts"])
+    if not about["preprocessing"].get("horizon"):
+        task.check(about["facts"])
+    kind = plugins.load(kinds, about["facts"]["kind"])
     found = candidates.read(models)
     for each in found:
         candidates.fit_holdout(each, about, lineage)
@@ -49,45 +52,53 @@ def evaluate(
     with provenance.writing("evaluate", base, section, evaluation, inputs=inputs) as [folder]:
         best, chosen = choice.choose(found, task, section, base.seed)
         provenance.write_json(folder / "choice.json", chosen)
-        card = best.card | {key: chosen[key] for key in CHOSEN}
+        card = best.card | task.chosen(best.labels, best.outputs, best.card, section)
         provenance.write_json(folder / "card.json", card)
 
         opened = _enter(holdout, card)
-        predictions, images = _predict(best.folder, card, holdout)
+        predictions, arrays = _predict(best.folder, card, holdout, task)
         predictions.frame().to_parquet(folder / "predictions.parquet", index=False)
         metrics = {
             "gate": task.GATE,
             "test": scores.scores(predictions, task, section, base.seed),
             "groups": scores.by_group(predictions, task, section, base.seed),
             "architectures": chosen["validation"],
-            "n": scores.counts(predictions),
+            "n": predictions.counts(),
             "leaks": {"regime": about["facts"]["leaks"], "pairs": about["facts"]["leak_pairs"]},
             "resamples": section.resamples,
             "confidence": section.confidence,
             **opened,
         }
+        if floors := about.get("floors"):
+            metrics["floors"] = _floors(floors, arrays, predictions, task, section, base.seed)
         provenance.write_json(folder / "metrics.json", metrics)
         histories = {each.architecture: pd.read_parquet(each.folder / "history.parquet") for each in found}
-        figures = plots.draw(predictions, histories, task.GATE)
+        figures = plots.draw(lambda: page.figures(predictions, card), histories, task.GATE)
         (folder / "plots").mkdir()
         for name, svg in figures.items():
             (folder / "plots" / f"{name}.svg").write_text(svg)
-        page = report.render(
+        text = report.render(
             metrics,
             chosen,
             card,
             about,
             checks,
             predictions,
+            page=page,
+            kind=kind,
             plots=figures,
-            errors=report.worst_errors(predictions, images, section.worst_errors),
+            errors=report.worst_errors(
+                page.worst(predictions),
+                arrays,
+                card,
+                kind,
+                section.worst_errors,
+                samples=_named(predictions.table),
+            ),
             packages=best.lineage["packages"],
         )
-        (folder / "report.html").write_text(page)
+        (folder / "report.html").write_text(text)
     return metrics
-
-
-CHOSEN = ("temperature", "calibrated", "threshold", "positive_class", "operating_point")
 
 
 def _about(holdout: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -105,23 +116,36 @@ def _checks(validation: Path, lineage: Mapping[str, Any]) -> list[dict[str, Any]
 
 
 def _enter(holdout: Path, card: dict[str, Any]) -> dict[str, Any]:
-    """Enter into the ledger that the model of `card` sees the images of `holdout`, before a label is read."""
-    images = pq.read_table(holdout / "test" / "index.parquet", columns=["content_sha256"])["content_sha256"]
+    """Enter into the ledger that the model of `card` sees the samples of `holdout`, before a label is read."""
+    index = pd.read_parquet(holdout / "test" / "index.parquet", columns=["sample_id", "content_sha256"])
+    samples = index.drop_duplicates("sample_id")["content_sha256"]  # of which there may be many windows
     model = provenance.model_digest(card)
-    return {"model_sha256": model, **ledger.opened(images.to_pylist(), model)._asdict()}
+    return {"model_sha256": model, **ledger.opened(samples.tolist(), model)._asdict()}
 
 
-def _predict(folder: Path, card: dict[str, Any], holdout: Path) -> tuple[scores.Predictions, np.ndarray]:
-    """Return what the model in `folder` says of the test set, and the images (N, H, W, C) uint8."""
-    images = np.load(holdout / "test" / "images.npy", mmap_mode="r")
-    probability = probabilities(Network(folder / "model.onnx").logits(images), card["temperature"])
-    positive = choice.positive_index(card["classes"], card["positive_class"])
-    predictions = scores.Predictions(
-        pd.read_parquet(holdout / "test" / "index.parquet"),
-        np.load(holdout / "test" / "labels.npy").astype(np.int64),
-        probability,
-        decide(probability, card["threshold"], positive),
-        list(card["classes"]),
-        positive,
-    )
-    return predictions, images
+def _predict(folder: Path, card: dict[str, Any], holdout: Path, task: ModuleType) -> tuple[Predictions, np.ndarray]:
+    """Return what the model in `folder` says of the test set, and its inputs (N, ...)."""
+    inputs = np.load(holdout / "test" / "inputs.npy", mmap_mode="r")
+    index, labels = pd.read_parquet(holdout / "test" / "index.parquet"), np.load(holdout / "test" / "labels.npy")
+    return task.predictions(index, labels, Network(folder / "model.onnx").outputs(inputs), card), inputs
+
+
+def _named(table: pd.DataFrame) -> list[str]:
+    """Return what each input is called: its sample, and of a window where it begins."""
+    names = table["sample_id"].tolist()
+    if "start" not in table:
+        return names
+    return [f"{name} at {start}" for name, start in zip(names, table["start"], strict=True)]
+
+
+def _floors(
+    floors: Mapping[str, Any],
+    inputs: np.ndarray,
+    predictions: Predictions,
+    task: ModuleType,
+    section: params.Evaluate,
+    seed: int,
+) -> dict[str, Any]:
+    """Return the metrics of what the network must beat, on the same test data."""
+    rivals = task.rivals(floors, inputs, predictions)
+    return {name: scores.scores(each, task, section, seed) for name, each in rivals.items()}

@@ -10,7 +10,20 @@ from typing import Any
 
 import pandas as pd
 
-from medloop import decoding, joining, leaks, manifest, packing, params, plugins, privacy, provenance, reuse, sources
+from medloop import (
+    decoding,
+    joining,
+    kinds,
+    leaks,
+    manifest,
+    packing,
+    params,
+    plugins,
+    privacy,
+    provenance,
+    reuse,
+    sources,
+)
 from medloop.decoding import Listing
 from medloop.errors import Refused
 from medloop.fetching import data
@@ -105,6 +118,7 @@ def said(report: Mapping[str, Any]) -> str:
 def _job(base: params.Base, section: params.Ingest) -> Job:
     privacy.folder()
     source, options = _source(section)
+    _check_kind(base, section, source)
     return Job(
         base, section, source, options, privacy.Pseudonyms.load(), decoding.recipe(base, section, source, options)
     )
@@ -119,7 +133,7 @@ def _read(job: Job, listing: Listing, shard: Shard, previous: Path | None) -> It
     """Yield the items of a shard, with the data in reach."""
     with data.fetched(job.section, _wanted(job, shard)) as (root, digests):
         earlier = reuse.Earlier(previous, job.recipe)
-        decode = decoding.Decoding(job.section, job.pseudonyms, digests, shard, earlier)
+        decode = decoding.Decoding(job.section, job.pseudonyms, digests, shard, job.base.kind, earlier)
         items = job.source.items(root, job.options, seed=job.base.seed)
         total = job.source.total(root, job.options) if shard.count == 1 and hasattr(job.source, "total") else None
         yield joining.Items(decode.entries(items, listing), total, digests)
@@ -156,6 +170,12 @@ def _source(section: params.Ingest) -> tuple[ModuleType, params.Section]:
     return source, params.checked(source.Options, section.options.get(section.source, {}), where=where)
 
 
+def _check_kind(base: params.Base, section: params.Ingest, source: ModuleType) -> None:
+    plugins.check(kinds, base.kind)
+    if (came := getattr(source, "KIND", "image")) != base.kind:
+        raise Refused(f"the source {section.source} holds samples of kind {came}: set base.kind: {came}")
+
+
 def _check_key(samples: Path, pseudonyms: privacy.Pseudonyms) -> None:
     """Refuse to replace samples made under another key: no patient could be recognised across the two."""
     there = (samples / provenance.LINEAGE).exists()
@@ -172,15 +192,17 @@ def _finish(packed: packing.Packed, job: Job, folder: Path) -> dict[str, Any]:
     """Judge what was packed, write its manifest and report to `folder`, and return the report."""
     section = job.section
     table, official = packed.table, _official(packed)
-    pairs = leaks.find(table, manifest.Pixels(folder), section.leak_thresholds)
-    dropped = _leave_out(pairs, packed, table, section)
+    pairs = leaks.find(table, manifest.Values(folder), section.leak_thresholds, job.base.kind)
+    dropped = _leave_out(pairs, packed, table, job)
     table = table[~table["sample_id"].isin(dropped)].reset_index(drop=True)
     facts = manifest.Facts(
         classes=_classes(job.source, job.options, table),
         source=section.source,
+        kind=job.base.kind,
         simulated=getattr(job.source, "SIMULATED", False),
         multi_label=_multi_label(job.source, job.options),
         official_split=official,
+        split_in_time=_split_in_time(job.source, job.options),
         has_patients=bool(table["patient_id"].notna().all()),
         leaks=section.leaks,
         leak_pairs=_left_in(pairs, section),
@@ -210,17 +232,17 @@ def _official(packed: packing.Packed) -> bool:
     return packed.official > 0
 
 
-def _leave_out(pairs: pd.DataFrame, packed: packing.Packed, table: pd.DataFrame, section: params.Ingest) -> set[str]:
+def _leave_out(pairs: pd.DataFrame, packed: packing.Packed, table: pd.DataFrame, job: Job) -> set[str]:
     """Return the samples that `ingest.leaks` leaves out; raise Refused where it says so."""
-    if pairs.empty or section.leaks == "report":
+    if pairs.empty or job.section.leaks == "report":
         return set()
-    if section.leaks == "drop":
+    if job.section.leaks == "drop":
         return leaks.to_drop(pairs)
     leaking = {*pairs["sample_a"], *pairs["sample_b"]}
     names = zip(table["sample_id"], packed.keys, strict=True)
     listed = [(sample, "stands on two sides", key) for sample, key in names if sample in leaking]
     where = privacy.list_privately([*packed.rejected, *listed])
-    raise Refused(f"{leaks.refusal(pairs)}\n{where} says which files these are")
+    raise Refused(f"{leaks.refusal(pairs, _noun(job))}\n{where} says which files these are")
 
 
 def _left_in(pairs: pd.DataFrame, section: params.Ingest) -> int:
@@ -228,11 +250,21 @@ def _left_in(pairs: pd.DataFrame, section: params.Ingest) -> int:
     return pairs.loc[pairs["split_a"] == "test", "sample_a"].nunique() if section.leaks == "report" else 0
 
 
+def _noun(job: Job) -> str:
+    return str(plugins.load(kinds, job.base.kind).NOUN)
+
+
+def _split_in_time(source: ModuleType, options: params.Section) -> bool:
+    return bool(source.split_in_time(options)) if hasattr(source, "split_in_time") else False
+
+
 def _multi_label(source: ModuleType, options: params.Section) -> bool:
     return source.multi_label(options) if hasattr(source, "multi_label") else False
 
 
 def _classes(source: ModuleType, options: params.Section, table: pd.DataFrame) -> tuple[str, ...]:
+    if table["label"].isna().all():
+        return ()
     if hasattr(source, "classes"):
         return tuple(source.classes(options))
     return tuple(sorted(set(_labels(table["label"], _multi_label(source, options)))))
@@ -246,11 +278,22 @@ def _labels(column: pd.Series, multi_label: bool) -> list[str]:
 
 
 def _check_table(table: pd.DataFrame, facts: manifest.Facts) -> None:
+    if facts.classes:
+        _check_labels(table, facts)
+    _check_sides(table)
+
+
+def _check_labels(table: pd.DataFrame, facts: manifest.Facts) -> None:
+    if unlabelled := int(table["label"].isna().sum()):
+        raise Refused(f"every sample or none must have a label, {unlabelled} of {len(table)} have none")
     found = set(_labels(table["label"], facts.multi_label))
     if unknown := sorted(found - set(facts.classes)):
         raise Refused(f"labels must be of {', '.join(facts.classes)}, got {', '.join(unknown)}")
     if len(found) < 2:
         raise Refused(f"there must be at least two classes, got only {', '.join(found) or 'none'}: check the labels")
+
+
+def _check_sides(table: pd.DataFrame) -> None:
     patients = (
         table.assign(patient=table["patient_id"].fillna(table["sample_id"])).groupby("split")["patient"].nunique()
     )
@@ -263,7 +306,9 @@ def _check_table(table: pd.DataFrame, facts: manifest.Facts) -> None:
 
 
 def _counts(table: pd.DataFrame, facts: manifest.Facts) -> dict[str, dict[str, int]]:
-    """Return how many samples each class has in each split."""
+    """Return how many samples each class has in each split, or without classes how many there are."""
+    if not facts.classes:
+        return {split: {"samples": int((table["split"] == split).sum())} for split in manifest.SPLITS}
     found = {split: Counter(_labels(rows["label"], facts.multi_label)) for split, rows in table.groupby("split")}
     return {split: {name: found[split][name] for name in facts.classes} for split in manifest.SPLITS}
 
@@ -274,12 +319,12 @@ def _notes(source: ModuleType, options: params.Section) -> list[str]:
 
 def _remarks(packed: packing.Packed, table: pd.DataFrame, facts: manifest.Facts, dropped: set[str]) -> list[str]:
     """Return what a reader of the report must know of how these samples came about."""
-    remarks = []
+    remarks, plugin = [], plugins.load(kinds, facts.kind)
     if not facts.has_patients:
         unknown = int(table["patient_id"].isna().sum())
         remarks.append(
-            f"The source names no patient for {unknown} of {len(table)} samples: images of one patient may stand on "
-            "two sides, and the intervals take each image for a patient."
+            f"The source names no patient for {unknown} of {len(table)} samples: {plugin.NOUNS} of one patient may "
+            f"stand on two sides, and the intervals take each {plugin.NOUN} for a patient."
         )
     if packed.rejected:
         remarks.append(f"{len(packed.rejected)} of {packed.count} items could not be read and are left out.")

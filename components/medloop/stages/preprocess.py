@@ -3,22 +3,21 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib import metadata
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from medloop import imaging, manifest, params, provenance
+from medloop import kinds, manifest, pairing, params, plugins, provenance, tasks
 from medloop.errors import Refused
+from medloop.kinds import Form
 from medloop.shards import Shard, check
 
-SCHEMA_VERSION = 1
-INDEX = ["sample_id", "patient_id", "site", "sex", "age_years", "label", "content_sha256"]
-BLOCK = 256  # images fitted at once, so that memory stays flat
+SCHEMA_VERSION = 2
 PART, CHUNK = "preprocess-part", 2**20  # bytes copied at once
 
 
@@ -35,31 +34,34 @@ def preprocess(
 ) -> dict[str, Any]:
     """Write train and val to `arrays`, test to `holdout`, and return what `about.json` says of the three.
 
-    A split's folder holds `images.npy` (N, H, W, C) uint8, `labels.npy` (N,) int32 and `index.parquet`, in the order
-    of the manifest. The images are made here, or taken from what `preprocess_part` wrote for each shard.
+    A split's folder holds `inputs.npy` (N, ...), images (N, H, W, C) uint8 or windows (N, L, C) float32, `labels.npy`
+    (N,), int32 of classes or float32, and `index.parquet`, in the order of the manifest. The inputs are made here, or
+    taken from what `preprocess_part` wrote for each shard.
 
     Raises:
-        Refused: validation did not pass or belongs to other samples, a split is empty, an image has colours that the
-            model does not take, or the parts do not fit together.
+        Refused: validation did not pass or belongs to other samples, a split is empty, the task does not take the
+            samples, their kind does not make arrays of one form of them, or the parts do not fit together.
     """
-    table, facts = _passed(base, samples, validation)
-    about = _about(section, table, facts, json.loads((samples / "ingest.json").read_text()))
+    job = _job(base, section, samples, validation)
     inputs = {"samples": samples, "validation": validation}
-    made = _made_with(base, section, inputs)
+    made = _made_with(job, base, section, inputs)
     made_before = [check(parts, made) if parts else [] for parts in (arrays_parts, holdout_parts)]
-    pixels = manifest.Pixels(samples)
     with provenance.writing("preprocess", base, section, arrays, holdout, inputs=inputs) as (development, sealed):
+        tables = {}
         for split, folder, parts in (
             ("train", development, made_before[0]),
             ("val", development, made_before[0]),
             ("test", sealed, made_before[1]),
         ):
-            rows = table[table["split"] == split].reset_index(drop=True)
-            blocks = _copied(parts, split) if parts else _fitted(rows, pixels, section)
-            _write(rows, blocks, section, folder / split)
-            codes = pd.Categorical(rows["label"], categories=facts.classes).codes
-            np.save(folder / split / "labels.npy", codes.astype(np.int32))
-            rows[INDEX].to_parquet(folder / split / "index.parquet", index=False)
+            rows = job.rows(split)
+            blocks = _copied(parts, split) if parts else job.kind.arrays(rows, job.values, job.form)
+            _write(rows, blocks, job, folder / split)
+            np.save(folder / split / "labels.npy", job.labels(rows))
+            tables[split] = job.kind.index(rows, job.form)
+            tables[split].to_parquet(folder / split / "index.parquet", index=False)
+        about = _about(job, tables, json.loads((samples / "ingest.json").read_text()))
+        if floors := _floors(job, about, development / "train"):
+            about["floors"] = floors
         for folder in (development, sealed):
             provenance.write_json(folder / "about.json", about)
     return about
@@ -76,41 +78,71 @@ def preprocess_part(
     shard: int,
     shards: int,
 ) -> None:
-    """Write the images of one of `shards` shards of each split: train and val to `arrays`, test to `holdout`.
+    """Write the inputs of one of `shards` shards of each split: train and val to `arrays`, test to `holdout`.
 
     Raises:
         Refused: as `preprocess`, which takes the parts of all shards.
     """
-    table, _ = _passed(base, samples, validation)
-    own, pixels = Shard(shard, shards), manifest.Pixels(samples)
+    job, own = _job(base, section, samples, validation), Shard(shard, shards)
     inputs = {"samples": samples, "validation": validation}
-    facts = {"shard": [shard, shards], "recipe": _recipe()}
+    facts = {"shard": [shard, shards], "recipe": _recipe(job)}
     with provenance.writing(PART, base, section, arrays, holdout, inputs=inputs, **facts) as (development, sealed):
         for split, folder in (("train", development), ("val", development), ("test", sealed)):
-            rows = table[table["split"] == split]
+            rows = job.rows(split)
             mine = rows[own.rows(len(rows))].reset_index(drop=True)
-            _write(mine, _fitted(mine, pixels, section), section, folder / split)
+            _write(mine, job.kind.arrays(mine, job.values, job.form), job, folder / split)
 
 
-def _passed(base: params.Base, samples: Path, validation: Path) -> tuple[pd.DataFrame, manifest.Facts]:
-    """Return the table and the facts of samples that validation has passed, and that the task takes."""
+@dataclass(frozen=True)
+class Job:
+    """Samples that validation has passed, and what is made of them."""
+
+    table: pd.DataFrame
+    facts: manifest.Facts
+    values: manifest.Values
+    kind: ModuleType
+    task: ModuleType
+    form: Form
+
+    def rows(self, split: str) -> pd.DataFrame:
+        """Return the samples of a split, in the order of the manifest."""
+        return self.table[self.table["split"] == split].reset_index(drop=True)
+
+    def labels(self, rows: pd.DataFrame) -> np.ndarray:
+        """Return (N,) what is to be told of each array: as the values say it themselves, else as the task finds it."""
+        found = self.kind.targets(rows, self.values, self.form)
+        if found is not None:
+            return np.asarray(found)
+        each = np.asarray(self.task.targets(rows, self.facts.classes))
+        return np.repeat(each, self.kind.counts(rows, self.form))
+
+
+def _job(base: params.Base, section: params.Preprocess, samples: Path, validation: Path) -> Job:
     _check(samples, validation)
     table, facts = manifest.read(samples)
-    if facts.multi_label:
-        raise Refused(f"the task {base.task} takes one label an image, the source {facts.source} gives several")
-    return table, facts
+    pairing.check(base.task, facts.kind)
+    kind, task = plugins.load(kinds, facts.kind), plugins.load(tasks, base.task)
+    for split in manifest.SPLITS:
+        if not (table["split"] == split).any():
+            raise Refused(f"split {split} is empty: preprocess needs train, val and test samples")
+    form = kind.form(table, facts, section)
+    if not form.preprocessing.get("horizon"):
+        task.check(asdict(facts))
+    elif base.task != "regression":
+        raise Refused(f"preprocess.sequence.horizon gives numbers to predict, task {base.task} takes none: set it to 0")
+    return Job(table, facts, manifest.Values(samples), kind, task, form)
 
 
-def _made_with(base: params.Base, section: params.Preprocess, inputs: dict[str, Path]) -> dict[str, Any]:
+def _made_with(job: Job, base: params.Base, section: params.Preprocess, inputs: dict[str, Path]) -> dict[str, Any]:
     """Return what the lineage of a part must say."""
     read = {name: provenance.digest(path) for name, path in inputs.items()}
-    return {"stage": PART, "parameters": provenance.stated(base, section), "inputs": read, "recipe": _recipe()}
+    return {"stage": PART, "parameters": provenance.stated(base, section), "inputs": read, "recipe": _recipe(job)}
 
 
-def _recipe() -> str:
-    """Return the digest of the code and the packages that make an image."""
-    packages = {name: metadata.version(name) for name in ("numpy", "opencv-python-headless")}
-    return provenance.json_digest([provenance.code_behind(sys.modules[__name__]), packages])
+def _recipe(job: Job) -> str:
+    """Return the digest of the code and the packages that make an array."""
+    packages = {name: metadata.version(name) for name in job.kind.PACKAGES}
+    return provenance.json_digest([provenance.code_behind(sys.modules[__name__], job.kind), packages])
 
 
 def _check(samples: Path, validation: Path) -> None:
@@ -121,16 +153,10 @@ def _check(samples: Path, validation: Path) -> None:
         raise Refused(f"{validation} says that the samples in {samples} did not pass: mend them and ingest again")
 
 
-def _about(
-    section: params.Preprocess, table: pd.DataFrame, facts: manifest.Facts, ingested: dict[str, Any]
-) -> dict[str, Any]:
+def _about(job: Job, tables: dict[str, pd.DataFrame], ingested: dict[str, Any]) -> dict[str, Any]:
     """Return what training and the report need to know of the three splits together."""
-    counts = pd.crosstab(table["split"], table["label"]).reindex(
-        index=manifest.SPLITS, columns=facts.classes, fill_value=0
-    )
-    for split, row in counts.iterrows():
-        if not row.sum():
-            raise Refused(f"split {split} is empty: preprocess needs train, val and test samples")
+    table, facts = job.table, job.facts
+    counts = {split: _counts(index, facts.classes) for split, index in tables.items()}
     groups = {
         column: {split: rows[column].value_counts().sort_index().to_dict() for split, rows in table.groupby("split")}
         for column in ("site", "sex", "modality")
@@ -138,51 +164,48 @@ def _about(
     patients = table.groupby("split")["patient_id"].nunique().to_dict() if facts.has_patients else {}
     return {
         "schema_version": SCHEMA_VERSION,
-        "input_shape": [*section.size_px, section.channels],
+        "input_shape": list(job.form.shape),
         "classes": list(facts.classes),
         "facts": {**asdict(facts), "classes": list(facts.classes)},
-        "counts": counts.to_dict("index"),
+        "counts": counts,
         "groups": groups,
         "patients": patients,
         "rejected": len(ingested["rejected"]),
         "notes": ingested["notes"],
-        "preprocessing": {
-            "size_px": list(section.size_px),
-            "channels": section.channels,
-            "clip_percentiles": list(section.clip_percentiles),
-        },
+        "preprocessing": job.form.preprocessing,
     }
 
 
-def _write(rows: pd.DataFrame, blocks: Iterable[bytes | memoryview], section: params.Preprocess, folder: Path) -> None:
-    """Write `blocks` of the images of `rows`, one after the other, to `folder/images.npy`."""
+def _counts(index: pd.DataFrame, classes: Sequence[str]) -> dict[str, int]:
+    """Return how many arrays there are of each class, without classes how many in all."""
+    if not classes:
+        return {"all": len(index)}
+    found = index["label"].value_counts()
+    return {name: int(found.get(name, 0)) for name in classes}
+
+
+def _floors(job: Job, about: dict[str, Any], train: Path) -> dict[str, Any]:
+    """Return what a network must beat, fitted on train alone."""
+    inputs = np.load(train / "inputs.npy", mmap_mode="r")
+    return dict(job.task.floors(inputs, np.load(train / "labels.npy"), about))
+
+
+def _write(rows: pd.DataFrame, blocks: Iterable[bytes | memoryview], job: Job, folder: Path) -> None:
+    """Write `blocks` of what `rows` become, one after the other, to `folder/inputs.npy`."""
     folder.mkdir()
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(rows), *section.size_px, section.channels)}
-    with (folder / "images.npy").open("wb") as file:  # not mapped: a full disk would kill the process without a word
+    shape = (int(job.kind.counts(rows, job.form).sum()), *job.form.shape)
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(job.form.dtype)), "fortran_order": False, "shape": shape}
+    with (folder / "inputs.npy").open("wb") as file:  # not mapped: a full disk would kill the process without a word
         np.lib.format.write_array_header_1_0(file, header)
         for block in blocks:
             file.write(block)
 
 
 def _copied(parts: Iterable[Path], split: str) -> Iterator[bytes]:
-    """Yield the images of all parts, block after block, without their headers."""
+    """Yield the inputs of all parts, block after block, without their headers."""
     for part in parts:
-        with (part / split / "images.npy").open("rb") as file:
+        with (part / split / "inputs.npy").open("rb") as file:
             np.lib.format.read_magic(file)
             np.lib.format.read_array_header_1_0(file)
             while block := file.read(CHUNK):
                 yield block
-
-
-def _fitted(rows: pd.DataFrame, pixels: manifest.Pixels, section: params.Preprocess) -> Iterator[memoryview]:
-    """Yield images (N, H, W, C) uint8, block after block, in the order of `rows`; OpenCV leaves other threads free."""
-
-    def fit(row: Any) -> np.ndarray:
-        try:
-            return imaging.fit(pixels[row], row.bit_depth, **section.model_dump())
-        except ValueError as error:
-            raise Refused(f"sample {row.sample_id} ({row.split}): {error}; see preprocess.channels") from None
-
-    with ThreadPoolExecutor() as pool:
-        for start in range(0, len(rows), BLOCK):
-            yield np.stack(list(pool.map(fit, rows.iloc[start : start + BLOCK].itertuples()))).data

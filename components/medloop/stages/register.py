@@ -164,4 +164,5 @@ def _description(card: dict[str, Any], tags: Mapping[str, str]) -> str:
     simulated = "Simulated data: not for clinical use. " if card["simulated"] else ""
     value = tags.get("medloop.gate_value")
     score = f"; test {tags['medloop.gate']} {float(value):.3f}" if value else ""
-    return f"{simulated}{card['architecture']} on {card['dataset']}, classes {', '.join(card['classes'])}{score}"
+    classes = f", classes {', '.join(card['classes'])}" if card["classes"] else ""
+    return f"{simulated}{card['architecture']} on {card['dataset']}{classes}{score}"

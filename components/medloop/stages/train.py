@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medloop import __version__, inference, params, plugins, provenance, tasks, training
+from medloop import __version__, pairing, params, plugins, provenance, tasks, training
 from medloop.errors import Refused
 from medloop.training import backend, data, live, members, seat, team
 
-CARD_VERSION = 1
+CARD_VERSION = 2
 WEIGHTS_TAG = "medloop.weights_sha256"  # by which `register` finds the run
 
 
@@ -30,32 +30,36 @@ def train(base: params.Base, section: params.Train, *, arrays: Path, model: Path
     several nodes this runs on each of them; the first one writes, the others return nothing.
 
     Raises:
-        Refused: the backend, a hyper-parameter, the images' size or the arrays cannot be used, the loss is no number,
+        Refused: the backend, a hyper-parameter, the inputs' size or the arrays cannot be used, the loss is no number,
             the saved and the exported network disagree, or the nodes do.
         Unreachable: a node does not come, or goes away.
     """
     name = backend.select(section)
     here = seat.find(section, os.environ)
     found = data.read(arrays)
+    pairing.check(base.task, found.about["facts"]["kind"], section.architectures)
     plan = members.plan(found, section, base.seed)
     for member in plan:
         data.batch_size(member.arrays.train, section)  # refuses one that cannot be shared
-    _check_views(section.tta, found.shape)
+    _check_views(section.tta, found)
     with team.joined(here, _facts(base, section, arrays)) as us:
         if us.leads:
             return _lead(base, section, name, found, plan, us, arrays=arrays, model=model)
         task = plugins.load(tasks, base.task)
         for member in plan:
             fitting = _started(member.seed, section, name)
-            spec = _spec(base, section, member.arrays)
+            spec = _spec(base, section, member.arrays, found)
             fitting.follow(spec, member.arrays, task, section, seed=member.seed, team=us)
         team.part(us)
     return {}
 
 
-def _check_views(section: params.Views, shape: tuple[int, int, int]) -> None:
-    if section.shift_px >= min(shape[:2]):
-        size = "x".join(map(str, shape[:2]))
+def _check_views(section: params.Views, found: data.Arrays) -> None:
+    kind = found.about["facts"]["kind"]
+    if kind != "image" and section != params.Views():
+        raise Refused(f"train.tta is about images, these samples are of kind {kind}: leave it out")
+    if section.shift_px >= min(found.shape[:2]):
+        size = "x".join(map(str, found.shape[:2]))
         raise Refused(f"train.tta.shift_px must be less than the sides of the images, {size}, got {section.shift_px}")
 
 
@@ -77,7 +81,7 @@ def _lead(
         with provenance.writing("train", base, section, model, inputs={"arrays": arrays}) as [folder]:
             course = _course(base, section, arrays, name)
             fitted = [
-                _fit(base, section, name, member, us, course, log if len(plan) == 1 else _OfMember(log, number))
+                _fit(base, section, name, member, found, us, course, log if len(plan) == 1 else _OfMember(log, number))
                 for number, member in enumerate(plan)
             ]
             team.part(us)
@@ -88,11 +92,12 @@ def _lead(
             trained = ensemble.mean(networks)
             export.save_keras(views.averaged(trained, section.tta), folder / "model.keras")
             export_onnx(folder / "model.keras", folder / "model.onnx")
-            logits, judged = export.checked_logits(folder, found.val.images), found.val
+            outputs, judged = export.checked_outputs(folder, found.val.inputs), found.val
             if unseen is not None:
-                logits, judged = unseen, members.whole(found)
-            scores = _scores(task, judged.labels, logits)
-            pq.write_table(_predictions(judged, logits), folder / "validation.parquet")
+                outputs, judged = unseen, members.whole(found)
+            target = fitted[0].spec.target
+            scores = {task.GATE: task.score(judged.labels, task.said(outputs, {"target": target}))}
+            pq.write_table(_predictions(judged, outputs), folder / "validation.parquet")
             pq.write_table(pa.Table.from_pylist(_history(fitted)), folder / "history.parquet")
             pq.write_table(_development(found), folder / "development.parquet")
             about = {
@@ -101,6 +106,7 @@ def _lead(
                 "hyper": section.hyper.get(architecture, {}),
                 "normalisation": fitted[0].spec.normalisation,
                 "tta": section.tta.model_dump(),
+                **({"target": target} if target else {}),
                 "parameters": trained.count_params(),
                 "weights_sha256": export.weights_sha256(trained),
                 "epochs_trained": max(each.state.epoch for each in fitted),
@@ -152,13 +158,14 @@ def _fit(
     section: params.Train,
     name: str,
     member: members.Member,
+    found: data.Arrays,
     us: team.Team,
     course: str,
     log: Any,
 ) -> _Fitted:
     """Train one member, or take it from its checkpoint where it was through before the run was killed."""
     fitting = _started(member.seed, section, name)
-    spec = _spec(base, section, member.arrays)
+    spec = _spec(base, section, member.arrays, found)
     kept = fitting.Checkpoint(f"{spec.architecture}-{course}-{member.seed}")
     task = plugins.load(tasks, base.task)
     network, state = fitting.fit(
@@ -184,16 +191,24 @@ def _started(seed: int, section: params.Train, name: str) -> ModuleType:
     return fitting
 
 
-def _spec(base: params.Base, section: params.Train, found: data.Arrays) -> Any:
+def _spec(base: params.Base, section: params.Train, own: data.Arrays, found: data.Arrays) -> Any:
+    """Return the form of a member that is trained on its `own` arrays; the scale of a number to predict is that of all.
+
+    Members whose outputs are averaged must speak of the same scale.
+    """
     from medloop.training import network
 
     [architecture] = section.architectures
+    task, mask = plugins.load(tasks, base.task), bool(found.about["preprocessing"].get("mask"))
     return network.Spec(
         architecture,
         found.shape,
-        plugins.load(tasks, base.task).outputs(found.classes),
+        task.outputs(found.classes),
         section.hyper.get(architecture, {}),
-        data.normalisation(section.normalisation, found.train),
+        data.normalisation(section.normalisation, own.train, mask=mask),
+        found.about["facts"]["kind"],
+        found.train.inputs.dtype.name,
+        task.fitted(found.train.labels),
     )
 
 
@@ -235,22 +250,27 @@ def _code(section: params.Train) -> dict[str, str]:
     return {path.name: provenance.sha256(path) for path in files}
 
 
-def _scores(task: ModuleType, labels: np.ndarray, logits: np.ndarray) -> dict[str, float]:
-    return {task.GATE: task.score(labels, inference.probabilities(logits))}
-
-
-def _predictions(split: data.Split, logits: np.ndarray) -> pa.Table:
-    """Return sample_id, patient_id, label and logit_0 .. of every validation image."""
-    table = split.index.select(["sample_id", "patient_id"]).append_column("label", pa.array(split.labels))
-    for i in range(logits.shape[1]):
-        table = table.append_column(f"logit_{i}", pa.array(logits[:, i]))
+def _predictions(split: data.Split, outputs: np.ndarray) -> pa.Table:
+    """Return sample_id, patient_id, label and output_0 .. of all validation data; of windows start and block too."""
+    known = [name for name in ("sample_id", "patient_id", "start", "block") if name in split.index.column_names]
+    table = split.index.select(known).append_column("label", pa.array(split.labels))
+    for i in range(outputs.shape[1]):
+        table = table.append_column(f"output_{i}", pa.array(outputs[:, i]))
     return table.replace_schema_metadata()
 
 
 def _development(arrays: data.Arrays) -> pa.Table:
-    """Return patient_id and content_sha256 of every image that the model was made with: promotion leaves them out."""
+    """Return patient_id and content_sha256 of every sample that the model was made with: promotion leaves them out.
+
+    Where time is split, a patient stands on every side, and is left out of this.
+    """
     parts = [split.index.select(["patient_id", "content_sha256"]) for split in (arrays.train, arrays.val)]
-    return pa.concat_tables(parts).replace_schema_metadata()
+    table = pa.concat_tables(parts).replace_schema_metadata()
+    if arrays.about["facts"]["split_in_time"]:
+        table = table.set_column(0, "patient_id", pa.nulls(len(table), pa.string()))
+    if "start" in arrays.train.index.column_names:  # windows: many of one sample
+        table = table.group_by(["patient_id", "content_sha256"], use_threads=False).aggregate([])
+    return table
 
 
 def _card(base: params.Base, arrays: data.Arrays) -> dict[str, Any]:
@@ -259,9 +279,10 @@ def _card(base: params.Base, arrays: data.Arrays) -> dict[str, Any]:
         "schema_version": CARD_VERSION,
         "task": base.task,
         "dataset": base.dataset,
+        "kind": arrays.about["facts"]["kind"],
         "classes": arrays.classes,
         "input_shape": list(arrays.shape),
-        "input_units": "uint8 gray levels or RGB, 0 to 255, as medloop's preprocessing makes them",
+        "input_units": arrays.train.kind.INPUT_UNITS,
         "preprocessing": arrays.about["preprocessing"],
         "simulated": bool(arrays.about["facts"]["simulated"]),
     }

@@ -7,7 +7,7 @@ from numbers import Real
 from pathlib import Path
 from typing import Any
 
-from medloop import data_docs, expectations, params, plugins, provenance
+from medloop import data_docs, expectations, manifest, params, plugins, provenance
 from medloop.errors import Refused
 
 
@@ -20,6 +20,9 @@ def validate(base: params.Base, section: params.Validate, *, samples: Path, vali
         Refused: a critical check failed; the result and the data docs are kept outside the output.
     """
     suite = plugins.load(expectations, section.suite)
+    _, facts = manifest.read(samples)
+    if facts.kind != suite.KIND:
+        raise Refused(f"validate.suite {section.suite} is for samples of kind {suite.KIND}, these are of {facts.kind}")
     with provenance.writing("validate", base, section, validation, inputs={"samples": samples}) as [folder]:
         answers = data_docs.run(suite.tables(samples), suite.suites(section, samples), folder / "data_docs")
         checks = [_check(expectation, answer) for expectation, answer in answers]

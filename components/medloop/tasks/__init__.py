@@ -1,0 +1,37 @@
+"""What is predicted: one file per task, for all in which naming a class differs from telling a number.
+
+A task is a module with
+
+- `GATE`: the metric that epochs, architectures and champions are held against, the higher the better; `METRICS`: those
+  of a report; `CENTRED`: those whose interval is shifted back by what resampling alone adds;
+- `KINDS`: of sample that it takes, files of medloop/kinds;
+- `check(facts)`: raises Refused for a data set that it cannot score;
+- `outputs(classes)`: how many numbers the network gives;
+- `targets(rows, classes)`: (N,) what `labels.npy` holds, where the values do not say it themselves;
+
+For `train`
+
+- `fitted(labels)`: constants of the training labels that the card keeps as `target`; `scaled(labels, target)`: labels
+  (N,) as the loss takes them; `loss()`: of those, outputs (B, K) and sample weights;
+- `said(outputs, card)`: what outputs (N, K) say, (N, S) float64, with the constants of the card; `score(labels, said)`:
+  the gating metric; `gate(labels, said, weights)`: the same under (R, N) sample weights;
+- `floors(inputs, labels, card)`: rivals that a network must beat, fitted on train; `rivals(floors, inputs,
+  predictions)`: what they say of others, by name;
+
+For `evaluate`
+
+- `chosen(labels, outputs, card, section)`: what else is chosen on validation data, for the card: a threshold, say;
+- `predictions(table, labels, outputs, card)`: a `Predictions`; `read(table, card)`: the same from its `frame()`;
+- `rarest(labels, groups)`: how many clusters an interval can count on;
+
+For `promote`
+
+- `too_few(labels, classes, rule)`: why these are too few to decide, or None;
+- `stored(classes)`: columns of predictions.parquet that hold `said`; `served(classes)`: those of the served model.
+
+`Predictions` (dataclass of `table`, `labels` and more, a row a sample) has `where(chosen)`, `frame()`,
+`metrics(weights)`, `counts()` and `too_small()`, a reason for no interval or None.
+
+Beside it stand answers/<task>.py, which turns outputs into what the served model returns and stands alone, and
+pages/<task>.py, the words and figures of its report.
+"""

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from medloop import models, params, plugins
+from medloop import models, pairing, params
 from medloop.errors import Refused
 
 FASTEST = {"convolution": "tensorflow", "recurrent": "jax", "transformer": "jax"}  # by KIND, measured on CPUs
@@ -31,12 +31,7 @@ UNUSED = ("matplotlib", "sklearn", "pandas")  # optional for keras and TensorFlo
 
 def source(architecture: str) -> Path:
     """Return the file of an architecture without importing it; raise Refused where there is none."""
-    if architecture not in plugins.names(models):
-        plugins.load(models, architecture)  # refuses, and lists what exists
-    found = importlib.util.find_spec(f"{models.__name__}.{architecture}")
-    assert found is not None
-    assert found.origin is not None
-    return Path(found.origin)
+    return pairing.source(models, architecture)
 
 
 def kind(architecture: str) -> str:

@@ -1,6 +1,7 @@
 """What a killed run needs to go on as if nothing had happened: one file, replaced after every epoch."""
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ class State:
 
     epoch: int = 0
     best_epoch: int = 0
-    best_score: float = -1.0
+    best_score: float = -math.inf
     history: list[dict[str, float]] = field(default_factory=list)  # one entry an epoch
 
 

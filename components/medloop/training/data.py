@@ -5,21 +5,22 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medloop import params
+from medloop import kinds, params, plugins
 from medloop.errors import Refused
+from medloop.kinds import Part
 from medloop.training import mixup
-from medloop.training.augment import Part, augment
 
-SCHEMA_VERSION = 1
-SEGMENT_BYTES = 32 * 2**20  # of images in memory at a time; two segments are alive at once
+SCHEMA_VERSION = 2
+SEGMENT_BYTES = 32 * 2**20  # of inputs in memory at a time; two segments are alive at once
 COUNTED_PIXELS = 2**22  # at a time, 8 bytes each while they are counted
-Segment = tuple[np.ndarray, np.ndarray, np.ndarray]  # images (S, B, H, W, C), labels (S, B, ..), weights (S, B)
+Segment = tuple[np.ndarray, np.ndarray, np.ndarray]  # inputs (S, B, ...), labels (S, B, ..), weights (S, B)
 PARTNERS, SHARES = 1, 2  # streams of random numbers beside those of the order and the augmentation
 
 
@@ -27,9 +28,10 @@ PARTNERS, SHARES = 1, 2  # streams of random numbers beside those of the order a
 class Split:
     """One side of the development data."""
 
-    images: np.ndarray  # (N, H, W, C) uint8, mapped into memory
-    labels: np.ndarray  # (N,) int32
-    index: pa.Table  # sample_id, patient_id, ... a row per image
+    inputs: np.ndarray  # (N, H, W, C) uint8 or (N, L, C) float32, mapped into memory
+    labels: np.ndarray  # (N,) int32 of classes, else float32
+    index: pa.Table  # sample_id, patient_id, ... a row per input
+    kind: ModuleType  # of sample
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Arrays:
     val: Split
 
     @property
-    def shape(self) -> tuple[int, int, int]:
+    def shape(self) -> tuple[int, ...]:
         return tuple(self.about["input_shape"])
 
     @property
@@ -64,7 +66,7 @@ def read(folder: Path) -> Arrays:
             f"{path} has schema version {about.get('schema_version')}, this medloop reads {SCHEMA_VERSION}: "
             "run `medloop preprocess` again"
         )
-    arrays = Arrays(about, _split(folder / "train"), _split(folder / "val"))
+    arrays = Arrays(about, *(_split(folder / name, about["facts"]["kind"]) for name in ("train", "val")))
     for name, split in (("train", arrays.train), ("val", arrays.val)):
         absent = set(range(len(arrays.classes))) - set(np.unique(split.labels).tolist())
         if absent:
@@ -73,9 +75,10 @@ def read(folder: Path) -> Arrays:
     return arrays
 
 
-def _split(folder: Path) -> Split:
-    images = np.load(folder / "images.npy", mmap_mode="r")
-    return Split(images, np.load(folder / "labels.npy"), pq.read_table(folder / "index.parquet"))
+def _split(folder: Path, kind: str) -> Split:
+    inputs = np.load(folder / "inputs.npy", mmap_mode="r")
+    index = pq.read_table(folder / "index.parquet")
+    return Split(inputs, np.load(folder / "labels.npy"), index, plugins.load(kinds, kind))
 
 
 def sample_weights(labels: np.ndarray, classes: int, mode: str, sampling: str = "natural") -> np.ndarray:
@@ -83,22 +86,28 @@ def sample_weights(labels: np.ndarray, classes: int, mode: str, sampling: str = 
 
     They are ones under balanced sampling too, where every class counts the same already.
     """
-    if mode == "none" or sampling == "balanced":
+    if mode == "none" or sampling == "balanced" or not classes:
         return np.ones(len(labels), np.float32)
     counts = np.bincount(labels, minlength=classes)
     return (len(labels) / (classes * counts[labels])).astype(np.float32)
 
 
-def normalisation(kind: str, split: Split) -> dict[str, Any]:
-    """Return what the network's first layer does, its constants fitted on `split`."""
+def normalisation(kind: str, split: Split, *, mask: bool = False) -> dict[str, Any]:
+    """Return what the network's first layer does, its constants fitted on `split`.
+
+    With a `mask` the last channel says which moments are real: they alone are counted and changed.
+    """
+    masked = {"mask": True} if mask else {}
     if kind != "train":
-        return {"kind": kind}
-    mean, std = mean_and_std(split.images)
-    return {"kind": kind, "mean": mean, "std": std}
+        return {"kind": kind, **masked}
+    mean, std = mean_and_std(split.inputs, mask=mask)
+    return {"kind": kind, "mean": mean, "std": std, **masked}
 
 
-def mean_and_std(images: np.ndarray) -> tuple[list[float], list[float]]:
-    """Return mean and standard deviation per channel over (N, H, W, C) uint8, a few images in memory at a time."""
+def mean_and_std(images: np.ndarray, *, mask: bool = False) -> tuple[list[float], list[float]]:
+    """Return mean and standard deviation per channel over (N, ..., C), a few inputs in memory at a time."""
+    if images.dtype != np.uint8:
+        return _of_floats(images, mask)
     rows = max(1, COUNTED_PIXELS // int(np.prod(images.shape[1:])))
     histogram = np.zeros((images.shape[-1], 256), np.int64)
     for first in range(0, len(images), rows):
@@ -108,6 +117,24 @@ def mean_and_std(images: np.ndarray) -> tuple[list[float], list[float]]:
     mean = histogram @ levels / total
     variance = histogram @ levels**2 / total - mean**2
     return mean.tolist(), np.sqrt(np.maximum(variance, 1e-12)).tolist()
+
+
+def _of_floats(inputs: np.ndarray, mask: bool) -> tuple[list[float], list[float]]:
+    rows = max(1, COUNTED_PIXELS // int(np.prod(inputs.shape[1:])))
+    channels = inputs.shape[-1] - mask
+
+    def real() -> Iterator[np.ndarray]:
+        for first in range(0, len(inputs), rows):
+            flat = np.asarray(inputs[first : first + rows], np.float64).reshape(-1, inputs.shape[-1])
+            yield flat[flat[:, -1] > 0, :channels] if mask else flat
+
+    count, total, squares = 0, np.zeros(channels), np.zeros(channels)
+    for flat in real():
+        count, total = count + len(flat), total + flat.sum(axis=0)
+    mean = total / count
+    for flat in real():
+        squares += ((flat - mean) ** 2).sum(axis=0)
+    return mean.tolist(), np.sqrt(np.maximum(squares / count, 1e-12)).tolist()
 
 
 def batch_size(split: Split, section: params.Train) -> int:
@@ -136,26 +163,28 @@ def epoch_segments(
     counted = np.arange(-(-len(split.labels) // batch) * batch).reshape(-1, batch)[:, part.rows] < len(split.labels)
     if section.mixup:
         partners = _batches(split.labels, batch, section.sampling, [seed, epoch, 0, PARTNERS])[:, part.rows]
-    steps = max(1, SEGMENT_BYTES // (batch * int(np.prod(split.images.shape[1:]))))
+    size = split.inputs.dtype.itemsize * int(np.prod(split.inputs.shape[1:]))  # bytes
+    steps = max(1, SEGMENT_BYTES // (batch * size))
 
     def augmented(rows: np.ndarray, *stream: int) -> np.ndarray:
-        return augment(split.images[rows], section.augment, np.random.default_rng([seed, epoch, *stream]), part)
+        random = np.random.default_rng([seed, epoch, *stream])
+        return np.asarray(split.kind.augment(split.inputs[rows], section.augment, random, part))
 
     def make(first: int) -> Segment:
         rows = chosen[first : first + steps]
-        images = np.empty((*rows.shape, *split.images.shape[1:]), np.uint8)
+        inputs = np.empty((*rows.shape, *split.inputs.shape[1:]), split.inputs.dtype)
         labels, scale = split.labels[rows], weights[rows]
         if section.mixup:
             labels = np.empty((*rows.shape, split.labels.max() + 1), np.float32)
         for i in range(len(rows)):
-            images[i] = augmented(rows[i], first + i)
+            inputs[i] = augmented(rows[i], first + i)
             if section.mixup:
                 others = partners[first + i]
                 random = np.random.default_rng([seed, epoch, first + i, SHARES])
                 share = random.beta(section.mixup, section.mixup, batch)[part.rows]
-                images[i] = mixup.images(images[i], augmented(others, first + i, PARTNERS), share)
+                inputs[i] = mixup.inputs(inputs[i], augmented(others, first + i, PARTNERS), share)
                 labels[i], scale[i] = mixup.labels(split.labels, weights, rows[i], others, share)
-        return images, labels, scale * counted[first : first + steps]
+        return inputs, labels, scale * counted[first : first + steps]
 
     with ThreadPoolExecutor(1) as worker:
         ahead = worker.submit(make, 0)

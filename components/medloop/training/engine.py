@@ -32,9 +32,9 @@ def trainer(
     """Return a function that takes one optimiser step per batch of a segment, and returns the losses (S,).
 
     Args:
-        network: from images (B, H, W, C) uint8 to logits (B, outputs).
+        network: from inputs (B, ...) to outputs (B, K).
         optimizer: of the network's weights.
-        loss: of labels (B, ..), logits (B, outputs) and sample weights (B,), a mean over the batch.
+        loss: of labels (B, ..), outputs (B, K) and sample weights (B,), a mean over the batch.
         loop: on JAX, compile the loop over batches too: right for recurrent networks; on a CPU convolutions inside a
             compiled loop run ten times slower.
         spread: on JAX, the devices that share every batch (a `Spread`); a segment then holds this node's part.
@@ -50,7 +50,7 @@ def trainer(
 
 
 def predictor(network: keras.Model) -> Predict:
-    """Return a function from images (N, H, W, C) uint8 to logits (N, outputs) float32, with today's weights."""
+    """Return a function from inputs (N, ...) to outputs (N, K) float32, with today's weights."""
     name = keras.backend.backend()
     make = {"tensorflow": _tensorflow_predictor, "jax": _jax_predictor, "torch": _torch_predictor}[name]
     predict = make(network)
@@ -73,12 +73,12 @@ def _tensorflow_trainer(
 ) -> Advance:
     tf = importlib.import_module("tensorflow")
 
-    def steps_of(images: Any, labels: Any, weights: Any) -> Any:
-        steps = tf.shape(images)[0]
+    def steps_of(inputs: Any, labels: Any, weights: Any) -> Any:
+        steps = tf.shape(inputs)[0]
         values = tf.TensorArray(tf.float32, steps)
         for i in tf.range(steps):
             with tf.GradientTape() as tape:
-                value = loss(labels[i], network(images[i], training=True), weights[i]) + sum(network.losses)
+                value = loss(labels[i], network(inputs[i], training=True), weights[i]) + sum(network.losses)
             gradients = tape.gradient(value, network.trainable_weights)
             optimizer.apply(gradients, network.trainable_weights)
             _move(average, network, optimizer)
@@ -96,7 +96,7 @@ def _tensorflow_trainer(
 def _tensorflow_predictor(network: keras.Model) -> Predict:
     tf = importlib.import_module("tensorflow")
 
-    @tf.function(input_signature=[tf.TensorSpec((None, *network.input_shape[1:]), tf.uint8)])
+    @tf.function(input_signature=[tf.TensorSpec((None, *network.input_shape[1:]), network.inputs[0].dtype)])
     def predict(images: Any) -> Any:
         return network(images, training=False)
 

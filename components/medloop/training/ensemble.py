@@ -12,25 +12,26 @@ from medloop.training.members import Member
 
 
 def mean(networks: Sequence[keras.Model]) -> keras.Model:
-    """Return a network whose logits are the mean of those of `networks`; the network itself if there is one."""
+    """Return a network whose outputs are the mean of those of `networks`; the network itself if there is one."""
     if len(networks) == 1:
         return networks[0]
     first = networks[0]
     name = first.name
     for number, network in enumerate(networks):
         network.name = f"{name}_{number}"  # one network holds no two layers of one name
-    image = keras.Input(first.input_shape[1:], dtype="uint8", name="image")
-    logits = ops.stack([network(image) for network in networks])  # (members, B, outputs)
-    return keras.Model(image, ops.mean(logits, axis=0), name=name)
+    [like] = first.inputs
+    given = keras.Input(like.shape[1:], dtype=like.dtype, name=like.name)
+    outputs = ops.stack([network(given) for network in networks])  # (members, B, K)
+    return keras.Model(given, ops.mean(outputs, axis=0), name=name)
 
 
 def out_of_fold(networks: Sequence[keras.Model], members: Sequence[Member], section: params.Views) -> np.ndarray:
-    """Return the logits (N, outputs) of the whole development data, each row from the network that never saw it."""
+    """Return the outputs (N, K) of the whole development data, each row from the network that never saw it."""
     parts = [
-        engine.predictor(views.averaged(network, section))(member.arrays.val.images)
+        engine.predictor(views.averaged(network, section))(member.arrays.val.inputs)
         for network, member in zip(networks, members, strict=True)
     ]
-    logits = np.empty((sum(map(len, parts)), parts[0].shape[1]), np.float32)
+    outputs = np.empty((sum(map(len, parts)), parts[0].shape[1]), np.float32)
     for part, member in zip(parts, members, strict=True):
-        logits[member.rows] = part
-    return logits
+        outputs[member.rows] = part
+    return outputs

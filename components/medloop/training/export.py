@@ -15,7 +15,7 @@ from medloop.errors import Refused
 from medloop.inference import Network
 from medloop.training import canonical, engine
 
-TOLERANCE = 1e-4  # between the logits of the two files; relative to the largest one where that is above one
+TOLERANCE = 1e-4  # between the outputs of the two files; relative to the largest one where that is above one
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
 
 
@@ -44,25 +44,25 @@ def save_onnx(source: Path, target: Path) -> None:
     """Write a .keras file as ONNX, batch size left open; keras must run on TensorFlow."""
     importlib.import_module("tf2onnx.convert")  # all of it, before its sets are ordered; it brings TensorFlow
     network = keras.models.load_model(source)
-    network(np.zeros((1, *network.input_shape[1:]), np.uint8))  # keras exports what has been called
+    network(np.zeros((1, *network.input_shape[1:]), network.inputs[0].dtype))  # keras exports what has been called
     with warnings.catch_warnings(), canonical.ordered_sets("tf2onnx"):
         warnings.filterwarnings("ignore", "In the future `np.object`", FutureWarning)  # keras's patch of tf2onnx
         network.export(target, format="onnx", verbose=False)
-    canonical.rewrite(target, "logits")
+    canonical.rewrite(target, "outputs")
 
 
-def checked_logits(folder: Path, images: np.ndarray) -> np.ndarray:
-    """Return the logits (N, outputs) of `folder/model.onnx`, after comparing them with those of `folder/model.keras`.
+def checked_outputs(folder: Path, inputs: np.ndarray) -> np.ndarray:
+    """Return the outputs (N, K) of `folder/model.onnx`, after comparing them with those of `folder/model.keras`.
 
     Raises:
         Refused: they differ by more than TOLERANCE.
     """
-    wanted = engine.predictor(keras.models.load_model(folder / "model.keras"))(images)
-    exported = Network(folder / "model.onnx").logits(images)
+    wanted = engine.predictor(keras.models.load_model(folder / "model.keras"))(inputs)
+    exported = Network(folder / "model.onnx").outputs(inputs)
     difference = float(np.abs(exported - wanted).max() / max(1.0, np.abs(wanted).max()))
     if not difference <= TOLERANCE:
         raise Refused(
-            f"model.keras and model.onnx must agree to {TOLERANCE:g} on the validation images, they differ by "
+            f"model.keras and model.onnx must agree to {TOLERANCE:g} on the validation data, they differ by "
             f"{difference:.2g}: the architecture uses an operation that is exported wrongly; replace it by another"
         )
     return exported

@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -11,7 +11,7 @@ import keras
 import numpy as np
 from tqdm import tqdm
 
-from medloop import inference, params
+from medloop import params
 from medloop.errors import Refused
 from medloop.training import backend, data, engine, network
 from medloop.training.average import Average
@@ -47,7 +47,7 @@ def fit(
     """
     made = _built(spec, task, section)
     net = made.judged
-    predict = engine.predictor(net)
+    predict, train = engine.predictor(net), _for_loss(arrays.train, task, spec)
     weights = _weights(arrays, section)
     state, best = checkpoint.restore(made.variables)
     if team.nodes > 1:
@@ -58,9 +58,9 @@ def fit(
         while not finished(state, section):
             epoch = state.epoch + 1
             made.optimizer.learning_rate = rate(section, epoch)
-            segments = data.epoch_segments(arrays.train, weights, section, seed=seed, epoch=epoch, node=team.node)
+            segments = data.epoch_segments(train, weights, section, seed=seed, epoch=epoch, node=team.node)
             loss = _train(made.advance, segments, len(weights) / team.nodes, bar)
-            entry = {"loss": loss, **_validate(predict, arrays.val, task), "learning_rate": rate(section, epoch)}
+            entry = {"loss": loss, **_validate(predict, arrays.val, task, spec), "learning_rate": rate(section, epoch)}
             team.agree(entry)
             _refuse_nan(spec.architecture, epoch, entry)
             state = advanced(state, entry, task.GATE)
@@ -85,13 +85,13 @@ def follow(
         Refused: the network cannot be built, or a loss is no number.
     """
     made = _built(spec, task, section)
-    weights = _weights(arrays, section)
+    train, weights = _for_loss(arrays.train, task, spec), _weights(arrays, section)
     state = _as_first(State(), made.variables, team)
     with _bar(spec.architecture, section.epochs, state.epoch) as bar:
         while not finished(state, section):
             epoch = state.epoch + 1
             made.optimizer.learning_rate = rate(section, epoch)
-            segments = data.epoch_segments(arrays.train, weights, section, seed=seed, epoch=epoch, node=team.node)
+            segments = data.epoch_segments(train, weights, section, seed=seed, epoch=epoch, node=team.node)
             _train(made.advance, segments, len(weights) / team.nodes, bar)
             entry = team.agree(None)
             _refuse_nan(spec.architecture, epoch, entry)
@@ -182,14 +182,18 @@ def _train(advance: engine.Advance, segments: Iterator[data.Segment], count: flo
     return math.fsum(losses) * segment[1].shape[1] / count
 
 
-def _validate(predict: engine.Predict, split: data.Split, task: ModuleType) -> dict[str, float]:
-    logits = predict(split.images)
-    if not np.isfinite(logits).all():
+def _for_loss(split: data.Split, task: ModuleType, spec: network.Spec) -> data.Split:
+    return replace(split, labels=task.scaled(split.labels, spec.target))
+
+
+def _validate(predict: engine.Predict, split: data.Split, task: ModuleType, spec: network.Spec) -> dict[str, float]:
+    outputs = predict(split.inputs)
+    if not np.isfinite(outputs).all():
         return {"val_loss": math.nan, f"val_{task.GATE}": math.nan}
-    loss = task.loss()(split.labels, logits)
+    loss = task.loss()(task.scaled(split.labels, spec.target), outputs)
     return {
         "val_loss": float(loss),
-        f"val_{task.GATE}": task.score(split.labels, inference.probabilities(logits)),
+        f"val_{task.GATE}": task.score(split.labels, task.said(outputs, {"target": spec.target})),
     }
 
 

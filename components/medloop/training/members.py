@@ -50,6 +50,11 @@ def plan(arrays: Arrays, section: params.Train, seed: int) -> list[Member]:
     """Return the members of a model; raise Refused where there are more folds than patients of a class."""
     if not section.folds:
         return [Member(seed + i, arrays) for i in range(section.members)]
+    if arrays.about["facts"]["split_in_time"]:
+        raise Refused(
+            "train.folds must be 0 where recordings are split in time: the neighbours of a window would stand in other "
+            "folds; train.members makes a model of several seeds"
+        )
     fold = dealt(whole(arrays), section.folds, seed)
     found = []
     for i in range(section.folds):
@@ -75,12 +80,13 @@ def dealt(together: Split, folds: int, seed: int) -> np.ndarray:
     known = zip(together.index["patient_id"].to_pylist(), together.index["sample_id"].to_pylist(), strict=True)
     names = [f"sample {sample}" if patient is None else f"patient {patient}" for patient, sample in known]
     _, first, patient_of = np.unique(names, return_index=True, return_inverse=True)
-    label = together.labels[first]  # of each patient, as its first sample says
+    classes = together.labels if together.labels.dtype.kind == "i" else np.zeros(len(together.labels), np.int64)
+    label = classes[first]  # of each patient, as its first sample says
     order = np.random.default_rng(seed).permutation(len(first))
     order = order[np.argsort(label[order], kind="stable")]
     fold = np.empty(len(first), np.int64)
     fold[order] = np.arange(len(first)) % folds
-    fewest = int(np.bincount(label, minlength=together.labels.max() + 1).min())
+    fewest = int(np.bincount(label, minlength=classes.max() + 1).min())
     if fewest < folds:
         raise Refused(f"train.folds must be at most {fewest}, the number of patients of the rarest class, got {folds}")
     return fold[patient_of]
@@ -89,5 +95,5 @@ def dealt(together: Split, folds: int, seed: int) -> np.ndarray:
 def _part(arrays: Arrays, rows: np.ndarray) -> Split:
     labels = np.concatenate([arrays.train.labels, arrays.val.labels])
     index = pa.concat_tables([arrays.train.index, arrays.val.index])
-    images: Any = Rows([arrays.train.images, arrays.val.images], rows)
-    return Split(images, labels[rows], index.take(pa.array(rows)))
+    inputs: Any = Rows([arrays.train.inputs, arrays.val.inputs], rows)
+    return Split(inputs, labels[rows], index.take(pa.array(rows)), arrays.train.kind)

@@ -1,4 +1,4 @@
-"""Two images as one: their pixels and their labels in the same proportion.
+"""Two samples as one: their values and their labels in the same proportion.
 
 Source: Zhang et al., mixup: Beyond empirical risk minimization, 2017.
 """
@@ -6,10 +6,11 @@ Source: Zhang et al., mixup: Beyond empirical risk minimization, 2017.
 import numpy as np
 
 
-def images(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Return `share` (N,) of the first images (N, H, W, C) uint8 plus the rest of the second ones, rounded."""
-    part = share.astype(np.float32)[:, None, None, None]
-    return np.rint(part * first + (1 - part) * second).astype(np.uint8)
+def inputs(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Return `share` (N,) of the first inputs (N, ...) plus the rest of the second ones; whole numbers are rounded."""
+    part = share.astype(np.float32).reshape(-1, *[1] * (first.ndim - 1))
+    mixed = part * first + (1 - part) * second
+    return (np.rint(mixed) if first.dtype.kind in "iu" else mixed).astype(first.dtype)
 
 
 def labels(

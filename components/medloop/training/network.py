@@ -1,16 +1,18 @@
-"""The network that is trained and saved: raw pixels, normalisation, architecture, logits."""
+"""The network that is trained and saved: raw inputs, normalisation, architecture, outputs."""
 
 import inspect
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, get_type_hints
 
 import keras
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from medloop import models, plugins
 from medloop.errors import Refused
 
+SIZES = {"image": "preprocess.size_px", "sequence": "preprocess.sequence"}
 MIN_VARIANCE = 1e-6  # of an image whose pixels go from 0 to 1: a constant image becomes zeros
 
 
@@ -19,17 +21,22 @@ class Spec:
     """All that decides the form of a network."""
 
     architecture: str
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     outputs: int
     hyper: dict[str, Any]
-    normalisation: dict[str, Any]  # {"kind": "image" | "none"}, or {"kind": "train", "mean": [...], "std": [...]}
+    normalisation: dict[str, Any]  # {"kind": "sample" | "none"}, or {"kind": "train", "mean": [...], "std": [...]}
+    kind: str = "image"  # of sample
+    dtype: str = "uint8"  # of the inputs
+    target: dict[str, float] = field(default_factory=dict)  # constants of the task, fitted on train
 
 
 def build(spec: Spec) -> keras.Model:
-    """Return a network from images (B, H, W, C) uint8 to logits (B, outputs) float32.
+    """Return a network from inputs (B, ...) of the type that they have to outputs (B, outputs) float32.
+
+    An architecture of several inputs is given the same one as each of them.
 
     Raises:
-        Refused: unknown architecture, a hyper-parameter that it does not take, or images that it cannot take.
+        Refused: unknown architecture, a hyper-parameter that it does not take, or inputs that it cannot take.
     """
     plugin = plugins.load(models, spec.architecture)
     hyper = _checked(spec.architecture, plugin.build, spec.hyper)
@@ -38,23 +45,35 @@ def build(spec: Spec) -> keras.Model:
     except ValueError as error:
         size = "x".join(map(str, spec.input_shape))
         raise Refused(
-            f"{spec.architecture} cannot be built for images of {size} with hyper-parameters {spec.hyper}: "
-            f"{str(error).strip().splitlines()[0]}; change preprocess.size_px or train.hyper.{spec.architecture}"
+            f"{spec.architecture} cannot be built for {spec.kind}s of {size} with hyper-parameters {spec.hyper}: "
+            f"{str(error).strip().splitlines()[0]}; change {SIZES[spec.kind]} or train.hyper.{spec.architecture}"
         ) from None
-    image = keras.Input(spec.input_shape, dtype="uint8", name="image")
-    logits = core(_normalised(image, spec.normalisation))
-    return keras.Model(image, keras.ops.cast(logits, "float32"), name=spec.architecture)
+    given = keras.Input(spec.input_shape, dtype=spec.dtype, name=spec.kind)
+    x = _normalised(given, spec.normalisation)
+    outputs = core([x] * len(core.inputs) if len(core.inputs) > 1 else x)
+    return keras.Model(given, keras.ops.cast(outputs, "float32"), name=spec.architecture)
 
 
-def _normalised(image: Any, normalisation: dict[str, Any]) -> Any:
-    x = keras.ops.cast(image, "float32")
+def _normalised(given: Any, normalisation: dict[str, Any]) -> Any:
+    x = keras.ops.cast(given, "float32")
+    if normalisation.get("mask"):
+        values, real = x[..., :-1], x[..., -1:]
+        plain = {name: value for name, value in normalisation.items() if name != "mask"}
+        return keras.ops.concatenate([_normalised(values, plain) * real, real], axis=-1)
     if normalisation["kind"] == "train":
-        return (x - keras.ops.array(normalisation["mean"])) / keras.ops.array(normalisation["std"])
-    x = x / 255.0
+        mean, std = (np.array(normalisation[name], np.float32) for name in ("mean", "std"))
+        return (x - mean) / std  # numpy's: a tensor of the backend would be exported as an input of the network
+    if keras.backend.standardize_dtype(given.dtype) == "uint8":
+        x = x / 255.0
     if normalisation["kind"] == "none":
         return x
     return keras.layers.LayerNormalization(
-        axis=(1, 2, 3), center=False, scale=False, epsilon=MIN_VARIANCE, dtype="float32", name="standardise"
+        axis=tuple(range(1, len(x.shape))),
+        center=False,
+        scale=False,
+        epsilon=MIN_VARIANCE,
+        dtype="float32",
+        name="standardise",
     )(x)
 
 

@@ -1,0 +1,267 @@
+"""Images: photographs, radiographs, slices; DICOM, PNG, JPEG and TIFF files."""
+
+import math
+import os
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pandas as pd
+import pydicom
+from pydicom.dataset import FileMetaDataset
+from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
+
+from medloop import imaging, manifest, params, twins
+from medloop.errors import Refused
+from medloop.kinds import Form, Part
+from medloop.sources import Sample
+
+NOUN, NOUNS = "image", "images"
+WINDOWS = False
+INPUT_UNITS = "uint8 gray levels or RGB, 0 to 255, as medloop's preprocessing makes them"
+Unreadable = imaging.Unreadable
+
+PACKAGES = ("numpy", "opencv-python-headless")
+INDEX = ["sample_id", "patient_id", "site", "sex", "age_years", "label", "content_sha256"]
+BLOCK = 256  # images fitted at once, so that memory stays flat
+SIDES_PX = (28, 96)  # images are compared at their own size within these
+
+COLUMN = "image"
+DECODER = imaging
+REQUIREMENTS = ("opencv-python-headless", "pydicom", "pyjpegls", "pylibjpeg", "pylibjpeg-openjpeg", "python-gdcm")
+SUFFIXES = {".png", ".jpg", ".jpeg", ".tif", ".tiff", ".dcm", ".dicom", ".ima"}
+WANTED = f"files that end in {', '.join(sorted(SUFFIXES))}, DICOM files"
+HEADER = ["SOPInstanceUID", "NumberOfFrames"]
+
+
+def units(preprocessing: Mapping[str, Any]) -> str:  # noqa: ARG001
+    """Return what one array is called, in the plural."""
+    return NOUNS
+
+
+def check(sample: Sample) -> None:
+    """Raise Unreadable unless the pixels are (H, W) or (H, W, 3) of the type that their bits want."""
+    pixels, bits = sample.values, sample.bit_depth or 0
+    wanted = np.uint8 if bits <= 8 else np.uint16
+    if pixels.dtype != wanted or pixels.shape[2:] not in ((), (3,)) or pixels.ndim < 2 or not pixels.size:
+        raise Unreadable(
+            f"pixels must be (H, W) or (H, W, 3) {wanted.__name__} for {bits} bits, got {pixels.shape} {pixels.dtype}"
+        )
+    if sample.mask is not None and sample.mask.shape != pixels.shape[:2]:
+        raise Unreadable(f"mask must be {pixels.shape[:2]} like its image, got {sample.mask.shape}")
+
+
+def perceptual_hash(values: np.ndarray) -> int | None:
+    """Return 64 bits, alike for images that look alike."""
+    return imaging.perceptual_hash(values)
+
+
+def near_copies(
+    rows: pd.DataFrame,
+    values: manifest.Values,
+    sides: Sequence[tuple[np.ndarray, np.ndarray]],
+    thresholds: params.LeakThresholds,
+) -> pd.DataFrame:
+    """Return the pairs (a, b, correlation) of rows on both `sides` that hold the same picture.
+
+    Memory: about 400 MB, however many samples there are to compare; on disk, for its time, 3 to 37 kB a sample.
+    """
+    images = _shrunk(rows, values)
+    return pd.concat([twins.find(images, a, b, thresholds) for a, b in sides])
+
+
+def form(table: pd.DataFrame, facts: manifest.Facts, section: params.Preprocess) -> Form:  # noqa: ARG001
+    """Return the form of the arrays: (H, W, C) uint8, as params.yaml says."""
+    wanted = {
+        "size_px": list(section.size_px),
+        "channels": section.channels,
+        "clip_percentiles": list(section.clip_percentiles),
+    }
+    return Form((*section.size_px, section.channels), "uint8", wanted)
+
+
+def counts(rows: pd.DataFrame, form: Form) -> np.ndarray:  # noqa: ARG001
+    """Return (N,) ones: an image is one array."""
+    return np.ones(len(rows), np.int64)
+
+
+def index(rows: pd.DataFrame, form: Form) -> pd.DataFrame:  # noqa: ARG001
+    """Return what is known of each array."""
+    return rows[INDEX]
+
+
+def arrays(rows: pd.DataFrame, values: manifest.Values, form: Form) -> Iterator[memoryview]:
+    """Yield images (N, H, W, C) uint8, block after block, in the order of `rows`; OpenCV leaves other threads free."""
+
+    def fit(row: Any) -> np.ndarray:
+        try:
+            return imaging.fit(values[row], row.bit_depth, **form.preprocessing)
+        except ValueError as error:
+            raise Refused(f"sample {row.sample_id} ({row.split}): {error}; see preprocess.channels") from None
+
+    with ThreadPoolExecutor() as pool:
+        for start in range(0, len(rows), BLOCK):
+            yield np.stack(list(pool.map(fit, rows.iloc[start : start + BLOCK].itertuples()))).data
+
+
+def targets(rows: pd.DataFrame, values: manifest.Values, form: Form) -> np.ndarray | None:  # noqa: ARG001
+    """Return None: an image says nothing of its own future."""
+    return None
+
+
+def augment(
+    images: np.ndarray, section: params.Augment, random: np.random.Generator, part: Part | None = None
+) -> np.ndarray:
+    """Return changed copies of images (N, H, W, C) uint8; what they are is decided by the state of `random` alone.
+
+    Geometry comes first (flips, then rotation, zoom and shift in one interpolation, edges repeated), then contrast
+    about the image's mean, then noise in units of the image's standard deviation. `part`: of which whole they are.
+    """
+    if section == params.Augment():
+        return images
+    part = part or Part(len(images), slice(None))
+    if section.rotate_deg or section.zoom or section.shift:
+        images = _moved(images, section, random, part)
+    if section.flip_horizontal:
+        images = _flipped(images, random, part, axis=2)
+    if section.flip_vertical:
+        images = _flipped(images, random, part, axis=1)
+    if section.contrast or section.noise:
+        images = _graded(images, section, random, part)
+    return images
+
+
+def described(card: Mapping[str, Any]) -> str:
+    """Return the network's input in words."""
+    height, width, channels = card["input_shape"]
+    return f"{height} × {width} pixels, {'gray' if channels == 1 else 'RGB'}"
+
+
+def picture(array: np.ndarray, card: Mapping[str, Any], marks: Mapping[str, float]) -> tuple[str, bytes]:  # noqa: ARG001
+    """Return (H, W, 1) or (H, W, 3) RGB uint8 as a PNG file."""
+    pixels = np.ascontiguousarray(array[..., ::-1] if array.shape[-1] == 3 else array)
+    return "image/png", bytes(cv2.imencode(".png", pixels)[1])
+
+
+def example(card: Mapping[str, Any]) -> bytes:
+    """Return one image of noise, which is nobody's, as a PNG file."""
+    noise = np.random.default_rng(0).integers(0, 256, card["input_shape"], np.uint8)
+    return bytes(cv2.imencode(".png", noise)[1])
+
+
+def is_input(path: Path) -> bool:
+    """Tell whether a file is an image: by its suffix, or as a DICOM file; one that cannot be opened counts as one."""
+    if path.name == "DICOMDIR":
+        return False
+    if path.suffix.lower() in SUFFIXES:
+        return True
+    try:
+        with path.open("rb") as file:
+            return imaging.is_dicom(file.read(132))
+    except OSError:
+        return True
+
+
+def cells(content: bytes, name: str, preprocessing: Mapping[str, Any]) -> Iterator[tuple[str, str, bytes]]:  # noqa: ARG001
+    """Yield a file as it is, or a DICOM file of several frames as a file for each; the keys are those of `ingest`."""
+    if not imaging.is_dicom(content):
+        yield name, name, content
+        return
+    header = pydicom.dcmread(BytesIO(content), stop_before_pixels=True, specific_tags=HEADER)
+    instance, frames = header.get("SOPInstanceUID") or name, int(header.get("NumberOfFrames") or 1)
+    if frames == 1:
+        yield f"{instance}#0", name, content
+        return
+    for number, (pixels, bits) in enumerate(imaging.decode_dataset(pydicom.dcmread(BytesIO(content)))):
+        yield f"{instance}#{number}", f"{name}#{number}", file_of(pixels, bits)
+
+
+def encoded(row: Any, values: np.ndarray, preprocessing: Mapping[str, Any]) -> Iterator[tuple[int | None, bytes]]:  # noqa: ARG001
+    """Yield the one cell of a packed image."""
+    yield None, file_of(values, int(row.bit_depth))
+
+
+def paired(preprocessing: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001
+    """Return nothing: each model makes of an image what it needs."""
+    return {}
+
+
+def file_of(pixels: np.ndarray, bit_depth: int) -> bytes:
+    """Return pixels as a file that decodes to the same pixels and bits: PNG, or DICOM for 9 to 15 bits."""
+    if bit_depth in (8, 16):
+        stored = pixels if pixels.ndim == 2 else pixels[..., ::-1]
+        return cv2.imencode(".png", stored, [cv2.IMWRITE_PNG_COMPRESSION, 1])[1].tobytes()
+    if pixels.ndim != 2:
+        raise Refused(f"colour images must have 8 or 16 bits, got {bit_depth}")
+    ds = pydicom.Dataset()
+    ds.file_meta = FileMetaDataset()
+    ds.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    ds.SOPClassUID, ds.SOPInstanceUID = SecondaryCaptureImageStorage, generate_uid()
+    ds.set_pixel_data(np.ascontiguousarray(pixels), "MONOCHROME2", bit_depth)
+    file = BytesIO()
+    ds.save_as(file, enforce_file_format=True)
+    return file.getvalue()
+
+
+def _shrunk(table: pd.DataFrame, values: manifest.Values) -> np.ndarray:
+    """Return gray images (N, S, S) float32 of zero mean and unit variance, in a file without a name.
+
+    S is the usual shorter side, held within SIDES_PX; a constant image is zeros.
+    """
+    usual = np.median([min(shape[:2]) for shape in table["shape"]])
+    side = int(np.clip(usual, *SIDES_PX))
+    images = _scratch((len(table), side, side))
+    for place, image in zip(images, values.each(table), strict=True):
+        small = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+        gray = small.astype(np.float32) if small.ndim == 2 else small.mean(axis=2, dtype=np.float32)
+        gray -= gray.mean()
+        place[:] = gray / max(gray.std(), 1e-3)
+    return images
+
+
+def _scratch(shape: tuple[int, ...]) -> np.ndarray:
+    """Return an array of float32 in a file that goes with it.
+
+    Raises:
+        OSError: no room for it; writing to a mapped file that finds none would kill the process.
+    """
+    with tempfile.TemporaryFile() as file:
+        os.posix_fallocate(file.fileno(), 0, 4 * math.prod(shape))
+        return np.memmap(file, np.float32, "r+", shape=shape)
+
+
+def _moved(images: np.ndarray, section: params.Augment, random: np.random.Generator, part: Part) -> np.ndarray:
+    height, width, channels = images.shape[1:]
+    angle = random.uniform(-section.rotate_deg, section.rotate_deg, part.count)[part.rows]
+    zoom = 1 + random.uniform(-section.zoom, section.zoom, part.count)[part.rows]
+    shift = random.uniform(-section.shift, section.shift, (part.count, 2))[part.rows] * np.array([width, height])
+    centre = ((width - 1) / 2, (height - 1) / 2)
+    moved = np.empty_like(images)
+    for i in range(len(images)):
+        matrix = cv2.getRotationMatrix2D(centre, float(angle[i]), float(zoom[i]))
+        matrix[:, 2] += shift[i]
+        warped = cv2.warpAffine(images[i], matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
+        moved[i] = warped.reshape(height, width, channels)
+    return moved
+
+
+def _flipped(images: np.ndarray, random: np.random.Generator, part: Part, axis: int) -> np.ndarray:
+    chosen = random.random(part.count)[part.rows] < 0.5
+    return np.where(chosen[:, None, None, None], np.flip(images, axis), images)
+
+
+def _graded(images: np.ndarray, section: params.Augment, random: np.random.Generator, part: Part) -> np.ndarray:
+    drawn = random.uniform(-section.contrast, section.contrast, (part.count, 1, 1, 1))[part.rows]
+    factor = 1 + drawn.astype(np.float32)
+    gray = images.astype(np.float32)
+    mean, deviation = gray.mean(axis=(1, 2, 3), keepdims=True), gray.std(axis=(1, 2, 3), keepdims=True)
+    gray = (gray - mean) * factor + mean
+    if section.noise:
+        noise = random.standard_normal((part.count, *gray.shape[1:]), np.float32)[part.rows]
+        gray += section.noise * deviation * noise
+    return np.clip(np.rint(gray), 0, 255).astype(np.uint8)

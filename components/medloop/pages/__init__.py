@@ -1,0 +1,13 @@
+"""The words and figures of a report that its task decides: one file per task.
+
+A page is a module with
+
+- `asked(card, choice)`: rows (term, text) of what was asked; `contents(metrics)`: what the test set is made of;
+- `shown(card)`: the metrics that a reader sees first, and by group; `meanings(card, units)`: what each of them is;
+- `outcome(metrics, choice, card, units)`: what came out, in plain sentences;
+- `broken(metrics)`, `small(metrics, units)`, `trust(metrics, choice)`: limits, or None; `JUDGED`: metrics by which a
+  group may do worse, beside the gating one;
+- `figures(predictions, card)`: matplotlib figures by name; `FIGURES`: what each shows;
+- `WORST`: which samples `worst(predictions)` gives, the worst first: place, label, what was said, marks on its picture;
+- `tuned(choice)`: what else was chosen, for the line on the architecture.
+"""

@@ -1,0 +1,52 @@
+"""Which task, kind of sample and architecture go together: read off their files, without importing them."""
+
+import ast
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from medloop import models, plugins, tasks
+from medloop.errors import Refused
+
+KINDS = "KINDS"  # of a task: the kinds of sample that it takes
+TAKES = "TAKES"  # of an architecture, likewise
+IMAGES = ("image",)  # where a file declares nothing
+
+
+def check(task: str, kind: str, architectures: Sequence[str] = ()) -> None:
+    """Raise Refused, listing what fits, where a task or an architecture does not take samples of a kind.
+
+    What does not exist is left to who loads it.
+    """
+    if task in plugins.names(tasks) and kind not in declared(tasks, task, KINDS, IMAGES):
+        fit = [name for name in plugins.names(tasks) if kind in declared(tasks, name, KINDS, IMAGES)]
+        raise Refused(f"task {task} does not take samples of kind {kind}; tasks that do: {_listed(fit)}")
+    for architecture in architectures:
+        if architecture in plugins.names(models) and kind not in declared(models, architecture, TAKES, IMAGES):
+            fit = [name for name in plugins.names(models) if kind in declared(models, name, TAKES, IMAGES)]
+            raise Refused(
+                f"architecture {architecture} does not take samples of kind {kind} (task {task}); architectures that "
+                f"do: {_listed(fit)}; set train.architectures"
+            )
+
+
+def declared(package: ModuleType, name: str, constant: str, default: Sequence[str]) -> tuple[str, ...]:
+    """Return the names that a plug-in assigns to `constant`, else `default`."""
+    for node in ast.parse(source(package, name).read_text()).body:
+        if isinstance(node, ast.Assign) and [getattr(target, "id", None) for target in node.targets] == [constant]:
+            return tuple(ast.literal_eval(node.value))
+    return tuple(default)
+
+
+def source(package: ModuleType, name: str) -> Path:
+    """Return the file of a plug-in without importing it; raise Refused where there is none."""
+    plugins.check(package, name)
+    found = importlib.util.find_spec(f"{package.__name__}.{name}")
+    assert found is not None
+    assert found.origin is not None
+    return Path(found.origin)
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"

@@ -1,0 +1,109 @@
+"""Data sets of the UCR archive as text: a line a sequence, its class first, then its values; none has patients.
+
+NAME_TRAIN.txt and NAME_TEST.txt (or .tsv, .csv, each also as .gz) are looked for in `root`, in $MEDLOOP_DATA and in its
+subfolder of that name. With both, the test set is the archive's own, and a share of train becomes val; with train alone
+the content of each sequence decides its side.
+"""
+
+import gzip
+import hashlib
+import os
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from pydantic import Field
+
+from medloop import params
+from medloop.errors import Refused
+from medloop.sources import Item, Sample
+
+KIND = "sequence"
+SUFFIXES = (".txt", ".tsv", ".csv")
+ROWS = 500  # of an item
+
+
+class Options(params.Section):
+    """`ingest.options.ucr:`"""
+
+    name: str = Field(description="e.g. ECG5000: of the files, and in small letters of the subfolder of $MEDLOOP_DATA")
+    classes: dict[str, str] = Field({}, description="name by the number in the file, two may share one; none: numbers")
+    leave: tuple[str, ...] = Field((), description="numbers of classes that are left out")
+    val: float = Field(0.2, gt=0, lt=1, description="share of train that becomes val, where there is a test file")
+
+
+def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa: ARG001
+    """Yield a few hundred sequences at a time.
+
+    Raises:
+        Refused: no such file, or one that is no table of numbers.
+    """
+    folder, train = _found(root, options, "TRAIN")
+    test = _file(folder, f"{options.name}_TEST")
+    for path, official in ((train, "train" if test else None), (test, "test")):
+        if path is None:
+            continue
+        lines = _lines(path)
+        for start in range(0, len(lines), ROWS):
+            key = f"{path.name}/{start}"
+            yield Item(key, partial(_samples, path.name, start, lines[start : start + ROWS], official, options))
+
+
+def notes(options: Options) -> list[str]:
+    """Return what a reader must know."""
+    return [
+        f"UCR archive, {options.name}: the archive names no patients, so that sequences of one patient may stand "
+        "on two sides. It states no licence; cite Dau et al., The UCR time series archive, 2019."
+    ]
+
+
+def _found(root: Path, options: Options, part: str) -> tuple[Path, Path]:
+    folders = [root]
+    if data := os.environ.get("MEDLOOP_DATA"):
+        folders += [Path(data), Path(data) / options.name, Path(data) / options.name.lower()]
+    for folder in folders:
+        if path := _file(folder, f"{options.name}_{part}"):
+            return folder, path
+    listed = " or ".join(str(folder) for folder in folders)
+    raise Refused(
+        f"no {options.name}_{part}.txt in {listed}: set ingest.root to its folder, or MEDLOOP_DATA to the one around "
+        "it; timeseriesclassification.com has it"
+    )
+
+
+def _file(folder: Path, stem: str) -> Path | None:
+    names = (f"{stem}{suffix}{packed}" for suffix in SUFFIXES for packed in ("", ".gz"))
+    return next((folder / name for name in names if (folder / name).is_file()), None)
+
+
+def _lines(path: Path) -> list[str]:
+    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    try:
+        return [line for line in content.decode().splitlines() if line.strip()]
+    except UnicodeDecodeError:
+        raise Refused(f"{path.name} is no text: wanted a line a sequence, its class first, then its values") from None
+
+
+def _samples(file: str, start: int, lines: list[str], official: str | None, options: Options) -> Iterator[Sample]:
+    for number, line in enumerate(lines, start):
+        try:
+            label, *values = [float(cell) for cell in line.replace(",", " ").split()]
+        except ValueError:
+            raise Refused(f"line {number + 1} is no row of numbers: its class first, then its values") from None
+        name = f"{label:g}"
+        if name in options.leave:
+            continue
+        if options.classes and name not in options.classes:
+            known = ", ".join(options.classes)
+            raise Refused(f"line {number + 1} is of class {name}, ingest.options.ucr.classes names {known}")
+        side = official
+        if official == "train" and _share(line) < options.val:
+            side = "val"
+        signal = np.array(values, np.float32)[:, None]  # (T, 1)
+        yield Sample(f"{file}/{number}", signal, label=options.classes.get(name, name), split=side)
+
+
+def _share(line: str) -> float:
+    """Return a number from 0 to 1 that the content of a line alone decides."""
+    return int.from_bytes(hashlib.sha256(line.encode()).digest()[:8], "big") / 2**64

@@ -1,0 +1,157 @@
+"""Records of PhysioNet in the WFDB format: whole signals, or heartbeats by their annotations.
+
+A database is looked for in `root`, in $MEDLOOP_DATA and in its subfolder of the option `name`. Signals are in physical
+units. A single record is cut in time into train, val and test, with a gap between them; several are split by patient,
+which is the record.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import wfdb
+from pydantic import Field, model_validator
+
+from medloop import params
+from medloop.errors import Refused
+from medloop.sources import Item, Sample
+
+KIND = "sequence"
+AAMI = {  # classes of ANSI/AAMI EC57 by the symbols of the annotations
+    **dict.fromkeys("NLRej", "normal"),
+    **dict.fromkeys("AaJS", "supraventricular ectopic"),
+    **dict.fromkeys("VE", "ventricular ectopic"),
+    "F": "fusion",
+    **dict.fromkeys("/fQ", "unknown"),
+}
+PERSON = re.compile(r"^\s*(\d{1,3})\s+([MF])\b")  # age and sex in a header's comment, as MIT-BIH writes them
+
+
+class Options(params.Section):
+    """`ingest.options.wfdb:`"""
+
+    name: str | None = Field(None, description="subfolder of $MEDLOOP_DATA with the records, e.g. mitbih")
+    records: tuple[str, ...] = Field((), description="names of the records, without suffix; none: all of the folder")
+    leads: tuple[str, ...] = Field((), description="names of the signals, e.g. MLII; none: all")
+    use: Literal["signal", "beats"] = Field("signal", description="beats: a sample for each annotated heartbeat")
+    before: int = Field(90, ge=0, description="moments of a beat before its annotation")
+    after: int = Field(110, ge=1, description="moments of a beat from its annotation on")
+    classes: dict[str, str] = Field(
+        AAMI, description="of beats: class by the symbol of the annotation; others are left"
+    )
+    in_time: bool | None = Field(None, description="cut every record in time; null: where `records` names one")
+    val: float = Field(0.15, gt=0, lt=1, description="share of a record that is cut in time")
+    test: float = Field(0.25, gt=0, lt=1, description="share of a record that is cut in time, its end")
+    gap: int = Field(360, ge=0, description="moments left out between train, val and test")
+
+    @model_validator(mode="after")
+    def _leave_some_for_training(self) -> Self:
+        if self.val + self.test >= 1:
+            raise ValueError(f"val + test must stay below 1, got {self.val} + {self.test}")
+        return self
+
+
+def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa: ARG001
+    """Yield one item a record.
+
+    Raises:
+        Refused: no such folder or record, no annotations where beats are asked for, or a record that is too short.
+    """
+    folder, names = _found(root, options)
+    for name in names:
+        if not (folder / f"{name}.hea").is_file():
+            raise Refused(f"no record {name}: {name}.hea is not in {folder}; see ingest.options.wfdb.records")
+        if options.use == "beats" and not (folder / f"{name}.atr").is_file():
+            raise Refused(
+                f"record {name} has no annotations: {name}.atr is not in {folder}; get it, leave the record out "
+                "(ingest.options.wfdb.records), or set ingest.options.wfdb.use: signal"
+            )
+        yield Item(name, partial(_samples, folder / name, name, options, _cut(options, names)))
+
+
+def total(root: Path, options: Options) -> int:
+    """Return the number of records."""
+    return len(_found(root, options)[1])
+
+
+def split_in_time(options: Options) -> bool:
+    """Tell whether records are cut in time; one that stands alone in its folder is, too."""
+    return options.in_time if options.in_time is not None else len(options.records) == 1
+
+
+def notes(options: Options) -> list[str]:
+    """Return what a reader must know."""
+    which = options.name or "records of the user's own"
+    cut = f", cut in time with {options.gap} moments between the sides" if split_in_time(options) else ""
+    return [f"WFDB records ({which}){cut}. PhysioNet's licence is that of each database."]
+
+
+def _found(root: Path, options: Options) -> tuple[Path, list[str]]:
+    """Return the folder with the records and their names."""
+    folders = [root]
+    if data := os.environ.get("MEDLOOP_DATA"):
+        folders += [Path(data) / options.name if options.name else Path(data)]
+    for folder in folders:
+        names = list(options.records) or sorted(path.stem for path in folder.glob("*.hea"))
+        if any((folder / f"{name}.hea").is_file() for name in names):
+            return folder, names
+    listed = " or ".join(str(folder) for folder in folders)
+    raise Refused(
+        f"no record (*.hea) in {listed}: set ingest.root to the folder with the records, or MEDLOOP_DATA to the folder "
+        f"around {options.name or 'them'}; physionet.org has them"
+    )
+
+
+def _cut(options: Options, names: list[str]) -> bool:
+    if options.in_time is None and len(names) == 1 and not options.records:
+        raise Refused(
+            f"the folder has one record, {names[0]}, which can only be cut in time: say so with "
+            f"ingest.options.wfdb.records: [{names[0]}]"
+        )
+    return split_in_time(options)
+
+
+def _samples(path: Path, name: str, options: Options, in_time: bool) -> Iterator[Sample]:
+    record = wfdb.rdrecord(str(path), channel_names=list(options.leads) or None)
+    if missing := [lead for lead in options.leads if lead not in (record.sig_name or [])]:
+        raise Refused(f"record {name} has no lead {', '.join(missing)}")
+    if len(set(record.units)) > 1:
+        raise Refused(f"record {name} has leads of several units: choose those of one (ingest.options.wfdb.leads)")
+    values = np.ascontiguousarray(record.p_signal, np.float32)  # (T, C)
+    known = {"patient_id": name, "study_id": name, "modality": "ECG", **_person(record.comments or [])}
+    known |= {"rate_hz": float(record.fs), "unit": record.units[0]}
+    stretches = _stretches(len(values), name, options) if in_time else [(None, 0, len(values))]
+    if options.use == "signal":
+        for side, begin, end in stretches:
+            key = f"{name}/{begin}"
+            yield Sample(key, values[begin:end], split=side, start=begin, **known)
+        return
+    marks = wfdb.rdann(str(path), "atr")
+    for side, begin, end in stretches:
+        for place, symbol in zip(marks.sample, marks.symbol, strict=True):
+            first, last = int(place) - options.before, int(place) + options.after
+            if symbol in options.classes and first >= begin and last <= end:
+                label = options.classes[symbol]
+                yield Sample(f"{name}/{place}", values[first:last], label=label, split=side, start=first, **known)
+
+
+def _stretches(length: int, name: str, options: Options) -> list[tuple[str, int, int]]:
+    """Return (side, begin, end) of a record cut in time: train, then val, then test, with gaps between them."""
+    usable = length - 2 * options.gap
+    train, val = round(usable * (1 - options.val - options.test)), round(usable * options.val)
+    if min(train, val, usable - train - val) < 1:
+        raise Refused(
+            f"record {name} has {length} moments: too few to cut with gaps of {options.gap} (ingest.options.wfdb.gap)"
+        )
+    ends = [("train", 0, train), ("val", train + options.gap, train + options.gap + val)]
+    return [*ends, ("test", train + val + 2 * options.gap, length)]
+
+
+def _person(comments: list[str]) -> dict[str, Any]:
+    """Return age and sex where the header's comments begin with them."""
+    found = PERSON.match(comments[0]) if comments else None
+    return {"age_years": float(found[1]), "sex": found[2]} if found else {}

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+
+import waves
+from medloop.errors import Refused
+from medloop.sources import wfdb
+
+
+def read(root, **options):
+    found = wfdb.Options(**options)
+    return [sample for item in wfdb.items(root, found, seed=0) for sample in item.read()]
+
+
+def test_a_single_record_is_cut_in_time_with_gaps(tmp_path):
+    waves.record(tmp_path, "a", moments=1000)
+    train, val, test = read(tmp_path, records=["a"], leads=["II"], gap=40, val=0.25, test=0.25)
+    assert [each.split for each in (train, val, test)] == ["train", "val", "test"]
+    assert [each.start for each in (train, val, test)] == [0, 500, 770]
+    assert [len(each.values) for each in (train, val, test)] == [460, 230, 230]
+    assert (train.rate_hz, train.unit, train.age_years, train.sex) == (50.0, "mV", 63.0, "F")
+    both = read(tmp_path, records=["a"], in_time=False)[0].values
+    np.testing.assert_array_equal(val.values[:, 0], both[500:730, 1])
+
+
+def test_several_records_are_left_to_the_split_by_patient(tmp_path):
+    for seed, name in enumerate("abc"):
+        waves.record(tmp_path, name, moments=300, seed=seed)
+    found = read(tmp_path)
+    assert [(each.patient_id, each.split, each.values.shape) for each in found] == [
+        (name, None, (300, 2)) for name in "abc"
+    ]
+
+
+def test_beats_lie_around_their_annotations_and_within_their_side(tmp_path):
+    waves.record(tmp_path, "a")
+    found = read(tmp_path, records=["a"], leads=["I"], use="beats", before=10, after=15, gap=30)
+    assert {each.label for each in found} == {"normal", "ventricular ectopic"}
+    assert {each.values.shape for each in found} == {(25, 1)}
+    whole = read(tmp_path, records=["a"], leads=["I"], in_time=False)[0].values
+    for each in found:
+        np.testing.assert_array_equal(each.values, whole[each.start : each.start + 25])
+        assert (each.start + 10) % waves.RATE == 0
+    ends = {side: [e.start for e in found if e.split == side] for side in ("train", "val", "test")}
+    assert max(ends["train"]) + 25 + 30 <= min(ends["val"]) + waves.RATE
+    assert max(ends["val"]) + 25 <= min(ends["test"])
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"records": ["a"], "use": "beats"}, r"record a has no annotations: a\.atr is not in .*use: signal"),
+        ({"records": ["a", "z"]}, r"no record z: z\.hea is not in"),
+        ({"records": ["a"], "leads": ["V9"]}, "record a has no lead V9"),
+        ({"records": ["a"], "gap": 150}, "record a has 300 moments: too few to cut with gaps of 150"),
+        ({}, r"the folder has one record, a, which can only be cut in time: .*records: \[a\]"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_what_to_do(tmp_path, options, said):
+    waves.record(tmp_path, "a", moments=300, beats=False)
+    with pytest.raises(Refused, match=said):
+        read(tmp_path, **options)
+
+
+def test_no_records_are_refused_with_where_they_were_looked_for(tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDLOOP_DATA", str(tmp_path / "data"))
+    with pytest.raises(Refused, match=r"no record \(\*\.hea\) in .*none or .*data/mitbih: set ingest\.root"):
+        read(tmp_path / "none", name="mitbih")
+
+
+def test_record_100_has_the_beats_that_are_published(shared_data, monkeypatch, tmp_path):
+    monkeypatch.setenv("MEDLOOP_DATA", str(shared_data))
+    found = read(tmp_path, name="mitbih", records=["100"], leads=["MLII"], use="beats", in_time=False)
+    labels = [each.label for each in found]
+    assert (labels.count("normal"), labels.count("supraventricular ectopic"), labels.count("ventricular ectopic")) == (
+        2237,
+        33,
+        1,
+    )
