@@ -89,7 +89,7 @@ def test_a_model_folder_holds_what_the_next_stages_read(trained, arrays):
         key: about[key] for key in ("classes", "input_shape", "preprocessing")
     }
     assert (card["schema_version"], card["architecture"], card["backend"], card["simulated"]) == (
-        1,
+        2,
         "cnn",
         "tensorflow",
         True,
@@ -176,7 +176,7 @@ def test_files_that_disagree_are_refused(arrays, tmp_path, silent, monkeypatch):
     train(params.Base(), section(), arrays=arrays, model=tmp_path / "good")
     wrong = (tmp_path / "good/model.onnx").read_bytes()
     monkeypatch.setattr(export, "save_onnx", lambda source, target: target.write_bytes(wrong))
-    with pytest.raises(Refused, match=r"must agree to 0.0001 on the validation images, they differ by"):
+    with pytest.raises(Refused, match=r"must agree to 0.0001 on the validation data, they differ by"):
         train(params.Base(seed=5), section(), arrays=arrays, model=tmp_path / "cnn")
     assert not (tmp_path / "cnn").exists()
 
@@ -216,12 +216,12 @@ def test_the_views_are_in_the_model_that_is_validated_and_served(trained, arrays
     card, plain = (json.loads((folder / "card.json").read_text()) for folder in (tmp_path / "cnn", trained.folder))
     assert card["weights_sha256"] == plain["weights_sha256"]
     assert card["tta"] == views.model_dump()
-    images = np.load(arrays / "val/images.npy")
+    images = np.load(arrays / "val/inputs.npy")
     one = Network(trained.folder / "model.onnx")
-    wanted = (one.logits(images) + one.logits(np.ascontiguousarray(images[:, :, ::-1]))) / 2
-    np.testing.assert_allclose(Network(tmp_path / "cnn/model.onnx").logits(images), wanted, atol=1e-5)
+    wanted = (one.outputs(images) + one.outputs(np.ascontiguousarray(images[:, :, ::-1]))) / 2
+    np.testing.assert_allclose(Network(tmp_path / "cnn/model.onnx").outputs(images), wanted, atol=1e-5)
     table = pq.read_table(tmp_path / "cnn/validation.parquet").to_pydict()
-    np.testing.assert_allclose(np.stack([table["logit_0"], table["logit_1"]], axis=1), wanted, atol=1e-5)
+    np.testing.assert_allclose(np.stack([table["output_0"], table["output_1"]], axis=1), wanted, atol=1e-5)
 
 
 def test_a_shift_beyond_the_image_is_refused_before_training(arrays, tmp_path):

@@ -55,7 +55,7 @@ def test_seeds_make_one_model_that_says_their_mean(arrays, tmp_path):
     for seed in (4, 5):
         train(params.Base(seed=seed), section(), arrays=arrays, model=tmp_path / str(seed))
     scores = train(params.Base(seed=4), section(members=2), arrays=arrays, model=tmp_path / "both")
-    images = np.load(arrays / "val/images.npy")
+    images = np.load(arrays / "val/inputs.npy")
     wanted = np.mean([logits(tmp_path / str(seed), images) for seed in (4, 5)], axis=0)
     np.testing.assert_allclose(logits(tmp_path / "both", images), wanted, atol=1e-5)
     card, one = (json.loads((tmp_path / name / "card.json").read_text()) for name in ("both", "4"))
