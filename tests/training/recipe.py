@@ -52,7 +52,7 @@ def average_by_hand(name, spec, arrays):
     net = network.build(spec)
     optimizer = keras.optimizers.AdamW(0.01)
     average = Average(net, network.build(spec), SECTION.ema)
-    loop = backend.kind(spec.architecture) != "convolution"
+    loop = backend.kind(spec.architecture) in backend.LOOPED
     advance = engine.trainer(net, optimizer, classification.loss(SECTION), loop=loop, average=average)
     weights = np.ones(len(arrays.train.labels), np.float32)
     floats = [i for i, each in enumerate(variables(net)) if keras.backend.is_float_dtype(each.dtype)]

@@ -22,7 +22,7 @@ def without(monkeypatch):
 
 def test_the_kind_of_an_architecture_is_read_without_importing_it():
     names = ("cnn", "lstm", "attention", "resnet", "vit")
-    kinds = ["convolution", "recurrent", "recurrent", "convolution", "transformer"]
+    kinds = ["convolution", "recurrent", "recurrent", "residual", "transformer"]
     assert [backend.kind(name) for name in names] == kinds
 
 
@@ -31,7 +31,9 @@ def test_a_file_without_a_kind_counts_as_a_convolution_and_a_wrong_kind_is_refus
     (tmp_path / "plain.py").write_text("")
     (tmp_path / "odd.py").write_text("KIND = 'magic'\n")
     assert backend.kind("plain") == "convolution"
-    with pytest.raises(Refused, match=r"odd\.py: KIND must be one of convolution, recurrent, transformer, got 'magic'"):
+    with pytest.raises(
+        Refused, match=r"odd\.py: KIND must be one of convolution, residual, recurrent, transformer, got 'magic'"
+    ):
         backend.kind("odd")
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import layers
 
-KIND = "convolution"
+KIND = "residual"
 MOMENTUM = 0.9  # of the normalisation's statistics: a small data set has few steps
 
 

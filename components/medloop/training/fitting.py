@@ -137,7 +137,7 @@ def _built(spec: network.Spec, task: ModuleType, section: params.Train) -> _Made
     net = network.build(spec)
     average = Average(net, network.build(spec), section.ema) if section.ema else None
     optimizer = keras.optimizers.AdamW(section.learning_rate, weight_decay=section.weight_decay)
-    loop = backend.kind(spec.architecture) != "convolution"
+    loop = backend.kind(spec.architecture) in backend.LOOPED
     devices = None
     if section.devices > 1:
         from medloop.training import spread  # brings JAX
