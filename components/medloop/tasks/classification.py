@@ -19,6 +19,7 @@ from medloop.errors import Refused
 __all__ = ["said"]
 
 KINDS = ("image", "sequence")
+NUMBERS = False
 GATE = "auc"
 METRICS = (
     "auc",
