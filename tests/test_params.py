@@ -100,3 +100,17 @@ def test_what_several_devices_cannot_share_is_refused(train, message):
         params.check({"schema_version": 1, "train": train}, where="params.yaml")
     fits = params.Train(nodes=2, gpus_per_node=4, backend="auto")
     assert (fits.devices, params.Train().devices, params.Train(gpus_per_node=1).devices) == (8, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"pipeline": {"environment": {"DB_PWD": "hunter2"}}},
+        {"pipeline": {"environment": {"X": "see https://me:hunter2@example.org"}}},
+        {"ingest": {"root": "s3://AKIA:hunter2@bucket/x"}},
+    ],
+)
+def test_what_looks_like_a_secret_is_refused_and_not_shown(given):
+    with pytest.raises(Refused) as refused:
+        params.check({"schema_version": 1, **given}, where="params.yaml")
+    assert "hunter2" not in str(refused.value)

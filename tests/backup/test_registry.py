@@ -315,7 +315,7 @@ def test_a_backup_is_private_and_holds_no_secret_in_clear(story, tmp_path):
             "(SignatureDoesNotMatch): check the access",
         ),
         ("s3://dvc/b", {"MEDLOOP_BACKUP_AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}, 4, "127.0.0.1:9 does not answer"),
-        ("{tmp}/photos", {}, 2, "holds other files (one.png): name an empty folder"),
+        ("{tmp}/photos", {}, 2, "holds 1 other files: name an empty folder"),
         ("{tmp}/photos/one.png", {}, 2, "is a file: name a folder"),
         ("{stack}/backups", {}, 2, "inside a stack's own folder"),
         ("{tmp}/b", {"PGPORT": "9"}, 4, "PostgreSQL at 127.0.0.1:9"),

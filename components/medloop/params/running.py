@@ -13,7 +13,7 @@ from medloop.params.stages import Stage
 
 Channel = Literal["webhook", "slack", "email"]
 KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")]
-SECRET_VARIABLE = re.compile("SECRET|PASS|TOKEN|CREDENTIAL|_KEY$|APIKEY|CONNECTION_STRING|(?<!ENDPOINT)_URL$")
+SECRET_VARIABLE = re.compile("SECRET|PASS|PWD|TOKEN|CREDENTIAL|_KEY$|APIKEY|CONNECTION_STRING|(?<!ENDPOINT)_URL$")
 WITH_PASSWORD = re.compile(r"https?://[^/@]+@|\w+://[^/@]*:[^/@]*@")
 
 
@@ -92,7 +92,7 @@ class Pipeline(Section):
     @classmethod
     def _no_secret(cls, variables: dict[str, str]) -> dict[str, str]:
         for name, value in variables.items():
-            if SECRET_VARIABLE.search(name) or WITH_PASSWORD.match(value):
+            if SECRET_VARIABLE.search(name) or WITH_PASSWORD.search(value):
                 problem = (
                     f"{name} looks like a secret, and Kubeflow shows variables: name its secret in pipeline.secrets"
                 )

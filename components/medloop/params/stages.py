@@ -91,8 +91,11 @@ class Ingest(Section):
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
-        scheme, address, _ = self.root.partition("://")
-        if address and (scheme != "s3" or not re.match("s3://[^/]+(/|$)", self.root)):
+        scheme, mark, address = self.root.partition("://")
+        if scheme == "s3" and "@" in address.partition("/")[0]:
+            problem = "root must not hold an access key, for parameters are shown: AWS_ACCESS_KEY_ID and its secret do"
+            raise PydanticCustomError(UNSHOWN, problem)
+        if mark and (scheme != "s3" or not re.match("s3://[^/]+(/|$)", self.root)):
             raise ValueError(f"root must be a local path or s3://BUCKET/PREFIX, got {self.root}")
         if self.dvc and self.root != "data/none":
             raise ValueError(f"with dvc the root must be data/none, got {self.root}")
