@@ -1,4 +1,4 @@
-"""Ingest to preprocess as a pipeline whose first steps run shard by shard, in three; the tests of the stages take seven."""
+"""Ingest to preprocess as a pipeline whose first steps run in three shards; the tests of the stages take seven."""
 
 import json
 import os
