@@ -225,6 +225,19 @@ def test_an_impossible_port_is_refused(tmp_path, port):
     assert port.partition("=")[0] in done.stderr
 
 
+def test_one_port_for_two_parts_is_refused_before_anything_is_written(tmp_path):
+    laptop = Laptop(tmp_path / "stack")
+    done = laptop.run("up", "--port", "mlflow=24001", "--port", "s3=24001")
+    assert (done.returncode, "port 24001 cannot be both mlflow and s3" in done.stderr) == (2, True)
+    assert not laptop.folder.exists()
+    settings.open_folder(laptop.folder)
+    settings.settle(laptop.folder, {"s3": 24001})
+    before = (laptop.folder / "stack.env").read_text()
+    with pytest.raises(Refused, match="cannot be both s3 and mlflow"):
+        settings.settle(laptop.folder, {"mlflow": 24001})
+    assert (laptop.folder / "stack.env").read_text() == before
+
+
 def test_the_port_of_a_part_that_runs_is_not_changed(laptop):
     done = laptop.run("up", "--port", "s3=21000")
     assert done.returncode == 2

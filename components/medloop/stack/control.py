@@ -15,6 +15,7 @@ from medloop.stack.settings import (
     FILE,
     LOCK,
     Settings,
+    check_ports,
     command,
     free_port,
     open_folder,
@@ -48,6 +49,7 @@ def up(folder: Path, ports: Sequence[str], say: Say) -> None:
         Unreachable: a part runs and does not answer.
     """
     given = dict(map(_port, ports))
+    check_ports(given)
     open_folder(folder)
     with _alone(folder):
         if given and (folder / FILE).exists():
