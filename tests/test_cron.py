@@ -86,7 +86,8 @@ def refusal(*schedules) -> str:
         ({"interval_s": 5, "start": "2027-01-02T00:00:00"}, "timezone"),
         ({"interval_s": 0}, "greater than or equal to 1"),
         ({"interval_s": 5, "max_concurrency": 11}, "less than or equal to 10"),
-        ({"corn": "0 0 2 * * *"}, "unknown parameter schedule.0.corn"),
+        ({"corn": "0 0 2 * * *"}, "unknown parameter schedule.0.corn; did you mean 'cron'?"),
+        ({"interval_s": 5, "xyzzy": 1}, "unknown parameter schedule.0.xyzzy; known: catch_up, cron, "),
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused_by_name(changes, message):
