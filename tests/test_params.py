@@ -81,6 +81,20 @@ def test_a_file_that_is_no_yaml_is_refused(tmp_path):
         params.read(tmp_path / "params.yaml")
 
 
+def test_two_equal_keys_are_refused_by_name_and_line(tmp_path):
+    (tmp_path / "params.yaml").write_text("base: &b {a: 1}\ntrain:\n  epochs: 1\n  more: {<<: *b, a: 2}\n  epochs: 3\n")
+    with pytest.raises(Refused, match=r"the key 'epochs' stands there twice, again in .*, line 5, column 3"):
+        params.mapping(tmp_path / "params.yaml")
+
+
+def test_what_cannot_be_read_as_text_is_refused(tmp_path):
+    with pytest.raises(Refused, match="cannot be read: Is a directory"):
+        params.read(tmp_path)
+    (tmp_path / "params.yaml").write_bytes("base: {model_name: Lücke}".encode("latin-1"))
+    with pytest.raises(Refused, match=r"params.yaml is not text in UTF-8 \(byte 20\)"):
+        params.read(tmp_path / "params.yaml")
+
+
 @pytest.mark.parametrize("train", [{"folds": 1}, {"folds": 3, "members": 2}])
 def test_members_are_seeds_or_folds(train):
     with pytest.raises(Refused, match="folds must be 0 or at least 2, and members 1 with them"):

@@ -269,6 +269,12 @@ def test_a_damaged_backup_is_refused_by_name_before_anything_is_restored(story):
     assert (story.said["objects then"], story.said["users then"]) == (0, ["admin"])
 
 
+def test_a_place_without_a_backup_is_not_verified(tmp_path):
+    assert run("backups", tmp_path).returncode == 0
+    done = run("backups", tmp_path, "--verify")
+    assert (done.returncode, f"{tmp_path} holds no backup" in done.stderr) == (2, True)
+
+
 def test_a_changed_record_and_a_missing_file_are_refused(story, monkeypatch, tmp_path):
     enter(monkeypatch, story.laptop)
     shutil.copytree(story.backups, tmp_path / "changed")

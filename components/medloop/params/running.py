@@ -128,7 +128,18 @@ class Schedule(Section):
             raise ValueError(f"schedule {self.name} ends before it starts")
         if self.cron is not None and cron.parse(self.cron).after(datetime.now(UTC)) is None:
             raise ValueError(f"schedule {self.name} never fires: there is no day for {self.cron!r}")
+        if self.start and self.end and self.after(self.start - timedelta(microseconds=1)) is None:
+            window = f"{_shown(self.start)} and {_shown(self.end)}"
+            raise ValueError(f"schedule {self.name} has no firing between start and end: {self.cron!r}, {window}")
         return self
+
+    def over(self, now: datetime) -> str | None:
+        """Return why it does not fire after `now`, and what to do; None: it does."""
+        if self.after(now) is not None:
+            return None
+        ended = self.end is not None and self.end <= now
+        why = "it ended at" if ended else "there is no firing between now and its end,"
+        return f"{why} {_shown(self.end) if self.end else 'never'}: move its end, or take it out of params.yaml"
 
     def after(self, moment: datetime) -> datetime | None:
         """Return the first time to fire after `moment`; None once it has ended.
@@ -143,3 +154,7 @@ class Schedule(Section):
             origin, step = self.start or datetime.fromtimestamp(0, UTC), timedelta(seconds=self.interval_s or 1)
             found = origin + ((moment - origin) // step + 1) * step
         return None if found is None or (self.end and found > self.end) else found
+
+
+def _shown(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
