@@ -1,6 +1,7 @@
-"""Promotes from twenty processes at once, each with a state of its own, as if on twenty machines.
+"""Promotes from twenty processes at once, each with a state and an address of its own, as if on twenty machines.
 
-`python tests/crowd.py SAMPLES RESULTS` writes RESULTS/NUMBER.json: exit code, message, seconds.
+`python tests/crowd.py SAMPLES RESULTS` writes RESULTS/NUMBER.json: exit code, message, seconds, the addresses
+that it spoke from.
 """
 
 import json
@@ -8,6 +9,8 @@ import os
 import sys
 import time
 from pathlib import Path
+
+from urllib3.util import connection
 
 from medloop import params
 from medloop.errors import Refused
@@ -35,7 +38,21 @@ def main(samples: Path, results: Path) -> None:
         os.waitpid(child, 0)
 
 
+def own_address(number: int) -> set[str]:
+    """Have MLflow's and boto3's connections begin at an address of this number; return those that were seen."""
+    connect, seen = connection.create_connection, set()
+
+    def connected(address, *given, **options):
+        made = connect(address, *given, **{**options, "source_address": (f"127.0.1.{number + 1}", 0)})
+        seen.add(made.getsockname()[0])
+        return made
+
+    connection.create_connection = connected
+    return seen
+
+
 def promoted(number: int, samples: Path, results: Path) -> None:
+    seen = own_address(number)
     os.environ["MEDLOOP_STATE"] = str(results / f"state-{number}")
     began = time.perf_counter()
     try:
@@ -46,7 +63,7 @@ def promoted(number: int, samples: Path, results: Path) -> None:
         end = [error.exit_code, str(error)]
     except BaseException as error:
         end = [1, repr(error)]
-    (results / f"{number}.json").write_text(json.dumps([*end, time.perf_counter() - began]))
+    (results / f"{number}.json").write_text(json.dumps([*end, time.perf_counter() - began, sorted(seen)]))
 
 
 if __name__ == "__main__":

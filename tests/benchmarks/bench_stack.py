@@ -68,8 +68,8 @@ def promotions(path: Path) -> None:
         subprocess.run([sys.executable, CROWD, place / "samples", place / "results"], check=True, timeout=300)
         ends = [json.loads(each.read_text()) for each in (place / "results").glob("*.json")]
         assert sorted(code for code, *_ in ends) == [0] + [3] * 19, ends
-        waits += [waited for *_, waited in ends]
-        walls.append(max(waited for *_, waited in ends))
+        waits += [waited for _, _, waited, _ in ends]
+        walls.append(max(waited for _, _, waited, _ in ends))
     rate, p99 = 20 / statistics.median(walls), np.quantile(waits, 0.99)
     print(
         f"20 promotions at once, {ROUNDS} rounds: {rate:.2f} a second, median {statistics.median(waits):.1f} s,",

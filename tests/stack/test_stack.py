@@ -491,10 +491,13 @@ def test_of_twenty_machines_that_promote_at_once_one_wins(candidates, tmp_path):
     subprocess.run(command, check=True, timeout=200)
     results = [json.loads(path.read_text()) for path in (tmp_path / "results").glob("*.json")]
     assert sorted(code for code, *_ in results) == [0] + [3] * 19, results
-    [winner] = [text.split()[1] for code, text, _ in results if code == 0]
+    assert sorted(address for *_, addresses in results for address in addresses) == sorted(
+        f"127.0.1.{number + 1}" for number in range(20)
+    )
+    [winner] = [text.split()[1] for code, text, *_ in results if code == 0]
     assert (holders()["champion"], holders()["previous"]) == (winner, "1")
     assert all(
-        f"became version {winner}" in text or f"is now version {winner}" in text for code, text, _ in results if code
+        f"became version {winner}" in text or f"is now version {winner}" in text for code, text, *_ in results if code
     )
 
 
