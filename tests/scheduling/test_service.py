@@ -164,6 +164,31 @@ def test_serve_ends_where_no_schedule_is_left_to_run_and_says_what_to_do(project
     assert "no schedule is left to run" in said.err
 
 
+@pytest.mark.parametrize("name", ["runs.db", "jobs.db"])
+def test_a_damaged_database_is_named_with_what_to_do(project, monkeypatch, capsys, name):
+    declare(SECOND)
+    (history.folder() / name).write_bytes(b"no database at all" * 100)
+    monkeypatch.setattr("sys.argv", ["medloop", "schedule", "serve"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert f".medloop/schedule/{name} cannot be used (file is not a database)" in said
+    assert "move it away" in said
+    (history.folder() / name).unlink()
+    assert history.latest(1) == []
+
+
+def test_a_file_in_the_place_of_the_schedulers_folder_is_named(project, monkeypatch, capsys):
+    Path(".medloop").mkdir()
+    Path(".medloop/schedule").touch()
+    monkeypatch.setattr("sys.argv", ["medloop", "schedule", "history"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "the scheduler's folder .medloop/schedule cannot be made: File exists; move away" in capsys.readouterr().err
+
+
 def test_the_last_run_of_the_last_schedule_is_not_broken_off(project):
     declare(SECOND | {"end": (datetime.now(UTC) + timedelta(seconds=8)).isoformat()})
     with Copy(takes="20") as copy:

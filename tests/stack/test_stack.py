@@ -187,6 +187,33 @@ def test_nothing_is_stopped_that_the_stack_did_not_start(tmp_path):
         stranger.wait()
 
 
+@pytest.mark.parametrize("content", ["", "{}", "[]", '{"pid": "x", "started": 1, "boot": "b"}', "\xff"])
+def test_a_damaged_record_is_none(tmp_path, content):
+    settings.open_folder(tmp_path / "stack")
+    settings.settle(tmp_path / "stack", {})
+    (tmp_path / "stack/run").mkdir()
+    (tmp_path / "stack/run/s3.json").write_text(content, encoding="latin-1")
+    part = process.Process(tmp_path / "stack", "s3")
+    assert (part.alive(), part.stop(signal.SIGTERM)) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        (b"MEDLOOP_STACK_PORT_S3=abc", "MEDLOOP_STACK_PORT_S3 must be a port, 1 to 65535, got 'abc'"),
+        (b"MEDLOOP_STACK_PORT_S3=70000", "MEDLOOP_STACK_PORT_S3 must be a port"),
+        (b"NOTE=\xff\xfe", "stack.env is not text: put the file back as it was"),
+    ],
+)
+def test_a_damaged_file_of_settings_is_named(tmp_path, changed, message):
+    settings.open_folder(tmp_path / "stack")
+    settings.settle(tmp_path / "stack", {})
+    path = tmp_path / "stack/stack.env"
+    path.write_bytes(path.read_bytes() + changed + b"\n")
+    with pytest.raises(Refused, match=message):
+        settings.read(tmp_path / "stack")
+
+
 def test_what_does_not_end_when_it_is_asked_to_is_killed_in_the_end(tmp_path, monkeypatch):
     monkeypatch.setattr(process, "STOP_SECONDS", 1)
     deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)"

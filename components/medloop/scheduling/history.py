@@ -7,6 +7,8 @@ from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from medloop.errors import Refused
+
 WAIT_SECONDS = 30.0  # for another process that writes
 
 TABLE = """
@@ -24,10 +26,24 @@ CREATE TABLE IF NOT EXISTS runs (
 
 
 def folder() -> Path:
-    """Return where the scheduler keeps its files; readable by their owner alone."""
+    """Return where the scheduler keeps its files; readable by their owner alone. Raise Refused where it cannot be."""
     path = Path(os.environ.get("MEDLOOP_STATE") or ".medloop") / "schedule"
-    path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise Refused(
+            f"the scheduler's folder {path} cannot be made: {error.strerror}; move away what stands there, or let "
+            "MEDLOOP_STATE name another folder"
+        ) from None
     return path
+
+
+def unusable(path: Path, error: BaseException | None) -> Refused:
+    """Return what is to be done about a database of the scheduler that SQLite cannot work with."""
+    return Refused(
+        f"{path} cannot be used ({error}): free its disk where that is full; where the file is damaged, move it away, "
+        "and a new one is made"
+    )
 
 
 def claim(schedule: str, due: datetime) -> bool:
@@ -74,9 +90,13 @@ def latest(count: int) -> list[tuple[str, str, str, str, str, str]]:
 
 @contextmanager
 def _open() -> Iterator[sqlite3.Connection]:
-    with closing(sqlite3.connect(folder() / "runs.db", timeout=WAIT_SECONDS)) as file, file:
-        file.execute(TABLE)
-        yield file
+    path = folder() / "runs.db"
+    try:
+        with closing(sqlite3.connect(path, timeout=WAIT_SECONDS)) as file, file:
+            file.execute(TABLE)
+            yield file
+    except sqlite3.DatabaseError as error:
+        raise unusable(path, error) from None
 
 
 def _text(moment: datetime) -> str:

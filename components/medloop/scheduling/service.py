@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from apscheduler.events import EVENT_JOB_MAX_INSTANCES
+from apscheduler.events import EVENT_JOB_MAX_INSTANCES, EVENT_JOB_REMOVED
 from apscheduler.executors.pool import ThreadPoolExecutor
 from apscheduler.jobstores.sqlalchemy import SQLAlchemyJobStore
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.base import BaseTrigger
+from sqlalchemy.exc import DatabaseError
 
 from medloop import workspace
 from medloop.errors import Refused
@@ -21,6 +22,7 @@ from medloop.params import Schedule
 from medloop.scheduling import execution, history
 from medloop.scheduling.execution import Outcome
 
+JOBS = "jobs.db"
 LOOK_SECONDS = 0.5
 Run = Callable[[Schedule, datetime, threading.Event], Outcome]
 
@@ -94,11 +96,14 @@ def serve(schedules: tuple[Schedule, ...], *, say: Callable[[str], None], run: R
         if broken := history.close_open_ones("the scheduler that ran it is gone"):
             say(f"{broken} runs of an earlier scheduler were interrupted")
         scheduler = _scheduler(Claiming(run, stop, say))
-        scheduler.start(paused=True)  # what is stored may no longer be declared
-        _declare(scheduler, schedules, say)
+        with _readable():
+            scheduler.start(paused=True)  # what is stored may no longer be declared
+            _declare(scheduler, schedules, say)
+            left = {job.id for job in scheduler.get_jobs()}
+        scheduler.add_listener(lambda event: left.discard(event.job_id), EVENT_JOB_REMOVED)  # it has ended
         scheduler.resume()
         try:
-            while scheduler.get_jobs() and not stop.wait(LOOK_SECONDS):
+            while left and not stop.wait(LOOK_SECONDS):
                 pass
         except BaseException:
             stop.set()
@@ -113,7 +118,7 @@ def serve(schedules: tuple[Schedule, ...], *, say: Callable[[str], None], run: R
 def _scheduler(executor: Claiming) -> BackgroundScheduler:
     logging.getLogger("apscheduler").setLevel(logging.CRITICAL)  # what matters is said and kept here
     scheduler = BackgroundScheduler(
-        jobstores={"default": SQLAlchemyJobStore(url=f"sqlite:///{history.folder() / 'jobs.db'}")},
+        jobstores={"default": SQLAlchemyJobStore(url=f"sqlite:///{history.folder() / JOBS}")},
         executors={"default": executor},
         job_defaults={"misfire_grace_time": None},  # however late: better than never
         timezone=UTC,
@@ -147,6 +152,14 @@ def _declare(scheduler: BackgroundScheduler, schedules: tuple[Schedule, ...], sa
         job = scheduler.get_job(name)
         if job:
             say(f"{name}: next {job.next_run_time:%Y-%m-%d %H:%M:%S} UTC" if job.next_run_time else f"{name}: paused")
+
+
+@contextmanager
+def _readable() -> Iterator[None]:
+    try:
+        yield
+    except DatabaseError as error:
+        raise history.unusable(history.folder() / JOBS, error.orig) from None
 
 
 def _placeholder() -> None:

@@ -109,18 +109,26 @@ class Process:
         """Yield a handle that stays with the recorded process, whoever gets its pid later; None: it has ended."""
         pidfd = None
         try:
-            record = json.loads(self._record.read_text())
-            pidfd = os.pidfd_open(record["pid"])
-            if record["boot"] != _boot() or record["started"] != _started(record["pid"]):
+            pid, started, boot = self._recorded()
+            pidfd = os.pidfd_open(pid)
+            if boot != _boot() or started != _started(pid):
                 os.close(pidfd)
                 pidfd = None
-        except (FileNotFoundError, ProcessLookupError, json.JSONDecodeError):
+        except (FileNotFoundError, ProcessLookupError):
             pass
         try:
             yield pidfd
         finally:
             if pidfd is not None:
                 os.close(pidfd)
+
+    def _recorded(self) -> tuple[int, int, str]:
+        """Return what `start` wrote down; raise FileNotFoundError for nothing, or nothing of the kind."""
+        try:
+            record = json.loads(self._record.read_text())
+            return int(record["pid"]), record["started"], record["boot"]
+        except (ValueError, KeyError, TypeError):
+            raise FileNotFoundError(self._record) from None
 
     def _left(self) -> list[int]:
         return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/environ") if self._marked(path)]

@@ -42,6 +42,7 @@ SECRETS = (
 )
 SECRET_BYTES = 24
 BUCKETS = ("mlflow", "dvc")
+AS_IT_WAS = "put the file back as it was, or give a new --folder"
 
 
 @dataclass(frozen=True)
@@ -83,11 +84,16 @@ def read(folder: Path) -> Settings:
         raise Refused(f"no stack in {folder}: `{command('up', folder)}` makes one") from None
     except OSError as error:
         raise Refused(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise Refused(f"{path} is not text: {AS_IT_WAS}") from None
     pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
     values = {name: value for name, _, value in pairs}
     wanted = [*SECRETS, *(f"{PORT}{name.upper()}" for name in PORTS)]
     if missing := [name for name in wanted if not values.get(name)]:
-        raise Refused(f"{path} lacks {missing[0]}: put the file back as it was, or give a new --folder")
+        raise Refused(f"{path} lacks {missing[0]}: {AS_IT_WAS}")
+    for name in (f"{PORT}{name.upper()}" for name in PORTS):
+        if not (values[name].isdecimal() and 1 <= int(values[name]) <= 65535):
+            raise Refused(f"{path}: {name} must be a port, 1 to 65535, got {values[name]!r}: {AS_IT_WAS}")
     return Settings(folder.resolve(), values)
 
 
