@@ -10,7 +10,7 @@ from importlib import metadata
 from types import ModuleType
 from typing import Any
 
-from medloop import params, privacy, provenance, reading, reuse, shards
+from medloop import kinds, params, plugins, privacy, provenance, reading, reuse, shards
 from medloop.packing import Entry, Row
 from medloop.sources import Item
 
@@ -96,7 +96,7 @@ def recipe(base: params.Base, section: params.Ingest, source: ModuleType, option
         "options": options.model_dump(mode="json"),
         "split": section.split.model_dump(mode="json"),
         "seed": base.seed,
-        "code": provenance.code_behind(source, sys.modules[__name__]),
+        "code": provenance.code_behind(source, sys.modules[__name__], plugins.load(kinds, base.kind)),
         "decoders": {name: _version(name) for name in DECODERS},
     }
     return provenance.json_digest(decides)

@@ -68,3 +68,48 @@ def test_attention_mixes_states_by_the_softmax_of_their_likeness(keras):
             r[i] = sum(share * h[b, j] for j, share in enumerate(likeness / likeness.sum()))
         wanted[b] = r.mean(axis=0) @ kernel + bias
     np.testing.assert_allclose(keras.ops.convert_to_numpy(model(images)), wanted, atol=1e-5)
+
+
+def test_lstm_and_attention_of_sequences_are_the_networks_of_the_source_text():
+    from medloop.models import attention, lstm
+
+    plain = lstm.build((10, 1), 1)
+    assert plain.count_params() == 10_451
+    assert layers(plain) == ["InputLayer", "LSTM", "Dense"]
+    assert plain.layers[1].activation.__name__ == "relu"
+    twice = attention.build((10, 1), 1)
+    assert twice.count_params() == 10_402
+    assert sorted(layers(twice)) == ["Dense", "Dot", "InputLayer", "InputLayer", "LSTM"]
+    assert [tuple(each.shape) for each in twice.inputs] == [(None, 10, 1)] * 2
+
+
+def test_attention_is_given_the_same_window_twice_and_multiplies_what_it_read(keras):
+    from medloop.training import network
+
+    windows = np.random.default_rng(0).normal(size=(4, 10, 1)).astype("float32")
+    spec = network.Spec("attention", (10, 1), 1, {}, {"kind": "none"}, "sequence", "float32")
+    model = network.build(spec)
+    assert [tuple(each.shape) for each in model.inputs] == [(None, 10, 1)]
+    core = model.get_layer("attention")
+    read = next(layer for layer in core.layers if type(layer).__name__ == "LSTM")
+    h = keras.ops.convert_to_numpy(read(windows))  # (B, units)
+    kernel, bias = (keras.ops.convert_to_numpy(weight) for weight in core.layers[-1].weights)
+    wanted = (h**2).sum(axis=1, keepdims=True) @ kernel + bias
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(model(windows)), wanted, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "hyper"),
+    [
+        ("lstm", {}),
+        ("attention", {"states": "all", "units": 6}),
+        ("resnet1d", {"filters": (8, 8)}),
+        ("transformer1d", {"patch": 4, "width": 8, "heads": 2}),
+    ],
+)
+def test_networks_of_sequences_take_any_length_and_number_of_leads(name, hyper):
+    from medloop import models, plugins
+
+    model = plugins.load(models, name).build((21, 3), 5, **hyper)
+    window = np.zeros((2, 21, 3), "float32")
+    assert model([window] * len(model.inputs)).shape == (2, 5)

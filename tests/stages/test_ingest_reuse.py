@@ -11,6 +11,7 @@ import pytest
 
 import support
 from medloop import decoding, manifest, params, provenance
+from medloop.kinds import image
 from medloop.stages.ingest import ingest, ingest_part
 from stages.test_ingest_shards import BASE, contents, dicom_section, folder_section, images
 from support import CANARY
@@ -110,7 +111,7 @@ def test_other_code_or_decoders_read_everything_again(root, tmp_path, monkeypatc
     again(section, tmp_path)
     monkeypatch.setattr(decoding, "DECODERS", ("numpy",))
     assert again(section, tmp_path) == (COUNT, 0)
-    behind = provenance.code_behind(decoding)
+    behind = provenance.code_behind(decoding, image)
     assert {"decoding.py", "imaging.py", "manifest.py", "packing.py", "privacy.py", "reading.py"} <= behind.keys()
     before = provenance.digest(tmp_path / "samples")
     monkeypatch.setattr(provenance, "code_behind", lambda *_: behind | {"imaging.py": "another"})

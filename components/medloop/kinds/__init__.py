@@ -3,7 +3,7 @@
 A source declares `KIND`, params.yaml says it under `base.kind`. A kind is a module with
 
 - `NOUN`, `NOUNS`: what a sample is called; `units(preprocessing)`: what the arrays made of it are called;
-- `INPUT_UNITS`: of the values of an array;
+- `INPUT_UNITS`: of the values of an array; `SIZED_BY`: the parameter that says how large it is;
 - `WINDOWS`: whether a sample may become several arrays;
 - `Unreadable`: the error of a sample that cannot be taken, with a sentence that holds nothing that the file said.
 

@@ -23,6 +23,7 @@ from medloop.sources import Sample
 
 NOUN, NOUNS = "image", "images"
 WINDOWS = False
+SIZED_BY = "preprocess.size_px"
 INPUT_UNITS = "uint8 gray levels or RGB, 0 to 255, as medloop's preprocessing makes them"
 Unreadable = imaging.Unreadable
 

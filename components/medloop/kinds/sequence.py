@@ -18,6 +18,7 @@ from medloop.sources import Sample
 
 NOUN, NOUNS = "sequence", "sequences"
 WINDOWS = True
+SIZED_BY = "preprocess.sequence"
 INPUT_UNITS = "float32 in the unit of the signal (preprocessing.unit), a row a moment, a column a lead"
 Unreadable = signals.Unreadable
 

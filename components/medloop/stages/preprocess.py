@@ -128,7 +128,7 @@ def _job(base: params.Base, section: params.Preprocess, samples: Path, validatio
     form = kind.form(table, facts, section)
     if not form.preprocessing.get("horizon"):
         task.check(asdict(facts))
-    elif base.task != "regression":
+    elif not task.NUMBERS:
         raise Refused(f"preprocess.sequence.horizon gives numbers to predict, task {base.task} takes none: set it to 0")
     return Job(table, facts, manifest.Values(samples), kind, task, form)
 

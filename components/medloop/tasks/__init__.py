@@ -5,6 +5,7 @@ A task is a module with
 - `GATE`: the metric that epochs, architectures and champions are held against, the higher the better; `METRICS`: those
   of a report; `CENTRED`: those whose interval is shifted back by what resampling alone adds;
 - `KINDS`: of sample that it takes, files of medloop/kinds;
+- `NUMBERS`: whether it tells numbers, which may follow from the values of a sample: the next moment of a signal;
 - `check(facts)`: raises Refused for a data set that it cannot score;
 - `outputs(classes)`: how many numbers the network gives;
 - `targets(rows, classes)`: (N,) what `labels.npy` holds, where the values do not say it themselves;

@@ -19,6 +19,7 @@ from medloop.errors import Refused
 __all__ = ["said"]
 
 KINDS = ("image", "sequence")
+NUMBERS = False
 GATE = "auc"
 METRICS = (
     "auc",
@@ -94,7 +95,7 @@ def outputs(classes: Sequence[str]) -> int:
 
 def targets(rows: pd.DataFrame, classes: Sequence[str]) -> np.ndarray:
     """Return class indices (N,) int32."""
-    return pd.Index(classes).get_indexer(rows["label"]).astype(np.int32)
+    return pd.Index(classes).get_indexer(pd.Index(rows["label"])).astype(np.int32)
 
 
 def fitted(labels: np.ndarray) -> dict[str, float]:  # noqa: ARG001

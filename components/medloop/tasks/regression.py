@@ -15,6 +15,7 @@ from medloop.errors import Refused
 __all__ = ["said"]
 
 KINDS = ("image", "sequence")
+NUMBERS = True
 GATE = "r2"
 METRICS = ("mae", "rmse", "r2")
 CENTRED = ()

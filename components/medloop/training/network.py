@@ -9,10 +9,9 @@ import keras
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
-from medloop import models, plugins
+from medloop import kinds, models, plugins
 from medloop.errors import Refused
 
-SIZES = {"image": "preprocess.size_px", "sequence": "preprocess.sequence"}
 MIN_VARIANCE = 1e-6  # of an image whose pixels go from 0 to 1: a constant image becomes zeros
 
 
@@ -43,10 +42,10 @@ def build(spec: Spec) -> keras.Model:
     try:
         core = plugin.build(spec.input_shape, spec.outputs, **hyper)
     except ValueError as error:
-        size = "x".join(map(str, spec.input_shape))
+        size, remedy = "x".join(map(str, spec.input_shape)), plugins.load(kinds, spec.kind).SIZED_BY
         raise Refused(
             f"{spec.architecture} cannot be built for {spec.kind}s of {size} with hyper-parameters {spec.hyper}: "
-            f"{str(error).strip().splitlines()[0]}; change {SIZES[spec.kind]} or train.hyper.{spec.architecture}"
+            f"{str(error).strip().splitlines()[0]}; change {remedy} or train.hyper.{spec.architecture}"
         ) from None
     given = keras.Input(spec.input_shape, dtype=spec.dtype, name=spec.kind)
     x = _normalised(given, spec.normalisation)
