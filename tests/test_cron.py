@@ -75,6 +75,10 @@ def refusal(*schedules) -> str:
     ("changes", "message"),
     [
         ({"cron": "0 0 0 30 2 *"}, "schedule nightly never fires: there is no day for '0 0 0 30 2 *'"),
+        (
+            {"cron": "0 0 0 1 1 *", "start": "2027-02-01T00:00:00Z", "end": "2027-03-01T00:00:00Z"},
+            "schedule nightly has no firing between start and end: '0 0 0 1 1 *', 2027-02-01 00:00:00 UTC and 2027-03",
+        ),
         ({"cron": "0 0 2 * *"}, "params.yaml: schedule.0.cron: a cron line has six fields"),
         ({}, "schedule nightly needs either cron or interval_s"),
         ({"cron": "0 0 2 * * *", "interval_s": 5}, "needs either"),
@@ -82,7 +86,8 @@ def refusal(*schedules) -> str:
         ({"interval_s": 5, "start": "2027-01-02T00:00:00"}, "timezone"),
         ({"interval_s": 0}, "greater than or equal to 1"),
         ({"interval_s": 5, "max_concurrency": 11}, "less than or equal to 10"),
-        ({"corn": "0 0 2 * * *"}, "unknown parameter schedule.0.corn"),
+        ({"corn": "0 0 2 * * *"}, "unknown parameter schedule.0.corn; did you mean 'cron'?"),
+        ({"interval_s": 5, "xyzzy": 1}, "unknown parameter schedule.0.xyzzy; known: catch_up, cron, "),
     ],
 )
 def test_a_schedule_that_cannot_be_is_refused_by_name(changes, message):
@@ -102,6 +107,15 @@ def test_an_interval_counts_from_its_start():
     assert every.after(start - timedelta(days=9)) == start
     assert every.after(start) == start + timedelta(hours=1)
     assert every.after(start + timedelta(hours=7)) is None
+
+
+def test_a_schedule_without_a_firing_ahead_says_why_in_true_words():
+    soon = NOW + timedelta(days=1)
+    assert params.Schedule(name="a", interval_s=60, end=soon).over(NOW) is None
+    assert "it ended at" in str(params.Schedule(name="a", interval_s=60, end=soon).over(soon))
+    said = params.Schedule(name="a", cron="0 0 0 1 1 *", end=soon).over(NOW)
+    assert said is not None
+    assert said.startswith("there is no firing between now and its end, 20")
 
 
 def test_two_who_count_an_interval_without_a_start_come_to_the_same_times():

@@ -81,6 +81,26 @@ def test_a_file_that_is_no_yaml_is_refused(tmp_path):
         params.read(tmp_path / "params.yaml")
 
 
+def test_two_equal_keys_are_refused_by_name_and_line(tmp_path):
+    (tmp_path / "params.yaml").write_text("base: &b {a: 1}\ntrain:\n  epochs: 1\n  more: {<<: *b, a: 2}\n  epochs: 3\n")
+    with pytest.raises(Refused, match=r"the key 'epochs' stands there twice, again in .*, line 5, column 3"):
+        params.mapping(tmp_path / "params.yaml")
+
+
+def test_what_cannot_be_read_as_text_is_refused(tmp_path):
+    with pytest.raises(Refused, match="cannot be read: Is a directory"):
+        params.read(tmp_path)
+    (tmp_path / "params.yaml").write_bytes("base: {model_name: Lücke}".encode("latin-1"))
+    with pytest.raises(Refused, match=r"params.yaml is not text in UTF-8 \(byte 20\)"):
+        params.read(tmp_path / "params.yaml")
+
+
+@pytest.mark.parametrize("train", [{"folds": 1}, {"folds": 3, "members": 2}])
+def test_members_are_seeds_or_folds(train):
+    with pytest.raises(Refused, match="folds must be 0 or at least 2, and members 1 with them"):
+        params.check({"schema_version": 1, "train": train}, where="params.yaml")
+
+
 @pytest.mark.parametrize(
     ("train", "message"),
     [
@@ -94,3 +114,17 @@ def test_what_several_devices_cannot_share_is_refused(train, message):
         params.check({"schema_version": 1, "train": train}, where="params.yaml")
     fits = params.Train(nodes=2, gpus_per_node=4, backend="auto")
     assert (fits.devices, params.Train().devices, params.Train(gpus_per_node=1).devices) == (8, 1, 1)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"pipeline": {"environment": {"DB_PWD": "hunter2"}}},
+        {"pipeline": {"environment": {"X": "see https://me:hunter2@example.org"}}},
+        {"ingest": {"root": "s3://AKIA:hunter2@bucket/x"}},
+    ],
+)
+def test_what_looks_like_a_secret_is_refused_and_not_shown(given):
+    with pytest.raises(Refused) as refused:
+        params.check({"schema_version": 1, **given}, where="params.yaml")
+    assert "hunter2" not in str(refused.value)

@@ -48,7 +48,9 @@ class Toy:
 def make(folder: Path, toy: Toy | None = None, **changes) -> dict:
     """Write samples, validation, model and evaluation below `folder`; return what `register` takes."""
     toy = replace(toy or Toy(), **changes)
-    facts = manifest.Facts(toy.classes, "folder", toy.simulated, leaks=toy.leaks, key_fingerprint=toy.fingerprint)
+    facts = manifest.Facts(
+        toy.classes, "folder", simulated=toy.simulated, leaks=toy.leaks, key_fingerprint=toy.fingerprint
+    )
     samples, validation, model, evaluation = (
         folder / name for name in ("samples", "validation", "models/cnn", "evaluation")
     )

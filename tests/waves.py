@@ -49,7 +49,7 @@ def samples(folder: Path, signals, *, splits=None, kind="sequence", in_time=Fals
         row |= {name: column[number] for name, column in columns.items()}
         rows.append(row | writer.add(values))
     writer.close()
-    facts = manifest.Facts((), "waves", kind=kind, split_in_time=in_time)
+    facts = manifest.Facts((), "waves", kind, split_in_time=in_time)
     manifest.write(rows, facts, folder)
     return manifest.read(folder)[0], facts, manifest.Values(folder)
 

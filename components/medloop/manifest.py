@@ -59,15 +59,15 @@ class Facts:
 
     classes: tuple[str, ...]  # in label order; none: a number is predicted
     source: str
+    kind: str = "image"  # of sample, a file of medloop/kinds
     simulated: bool = False
     multi_label: bool = False
     official_split: bool = False
+    split_in_time: bool = False  # recordings are cut: a patient may stand on two sides, a moment may not
     has_patients: bool = True
     leaks: str = "refuse"  # the regime that the samples were made under
     leak_pairs: int = 0  # test samples with a copy in train or validation that were left in ("report")
     key_fingerprint: str | None = None
-    kind: str = "image"  # of sample, a file of medloop/kinds
-    split_in_time: bool = False  # recordings are cut: a patient may stand on two sides, a moment may not
 
 
 def write(rows: Sequence[dict[str, Any]] | pd.DataFrame, facts: Facts, folder: Path) -> None:

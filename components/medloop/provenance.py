@@ -57,6 +57,12 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def own_code() -> str:
+    """Return the digest of all of medloop's code, by which an image is known to hold the same."""
+    root = Path(__file__).parent
+    return json_digest({path.relative_to(root).as_posix(): sha256(path) for path in sorted(root.rglob("*.py"))})
+
+
 def tree(folder: Path) -> dict[str, str]:
     """Return the digest of each file below `folder`, by its path there."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())

@@ -1,17 +1,19 @@
 """Builds the container images of the steps and of the model server, with docker, podman or buildah."""
 
 import json
+import os
 import re
 import shutil
 import ssl
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from medloop import __version__
-from medloop.errors import Refused
+from medloop.errors import Refused, Unreachable
 
 ENGINES = ("docker", "podman", "buildah")
 TARGETS = ("light", "train", "serve", "stack")
@@ -41,13 +43,27 @@ def engine(name: str | None = None) -> str:
 
     Raises:
         Refused: it is unknown or not installed.
+        Unreachable: it does not answer.
     """
     if name and name not in ENGINES:
         raise Refused(f"unknown container engine {name!r}; known: {', '.join(ENGINES)}")
     found = next((each for each in ([name] if name else ENGINES) if shutil.which(each)), None)
     if found is None:
         raise Refused(f"building images needs {name or ' or '.join(ENGINES)}, which is not installed here")
+    asked = subprocess.run([found, "version"], capture_output=True, text=True, check=False)
+    if asked.returncode:
+        address = os.environ.get("CONTAINER_HOST" if found == "podman" else "DOCKER_HOST", "the default address")
+        said = (asked.stderr.strip() or f"exit code {asked.returncode}").splitlines()[-1]
+        raise Unreachable(f"no container engine answers {found} at {address} ({said}): start one, or set DOCKER_HOST")
     return found
+
+
+def named(targets: Sequence[str] | None) -> Sequence[str]:
+    """Return the images asked for, all of them by default; raise Refused for one that there is not."""
+    for target in targets or ():
+        if target not in TARGETS:
+            raise Refused(f"unknown image {target!r}; known: {', '.join(TARGETS)}")
+    return targets or TARGETS
 
 
 def build(
@@ -72,8 +88,7 @@ def build(
     Raises:
         Refused: not in the project's folder, an unknown target or lock, or the engine could not build.
     """
-    if target not in TARGETS:
-        raise Refused(f"unknown image {target!r}; known: {', '.join(TARGETS)}")
+    named([target])
     if not DOCKERFILE.exists():
         raise Refused(f"no file {DOCKERFILE}: run this from the project's folder")
     arguments = {

@@ -51,8 +51,14 @@ def resolve(**options: Any) -> Connection:
     host = str(found.get("host") or "").rstrip("/")
     if not host:
         raise Refused(f"no Kubeflow named: give --host, MEDLOOP_KFP_HOST, or `host:` in {settings.path()}")
+    if "@" in host:
+        raise Refused("the host must not hold a user name or password, for it is shown: give a token instead")
     if not host.startswith(("http://", "https://")):
         raise Refused(f"the host must begin with http:// or https://, got {host!r}")
+    try:
+        urllib3.util.parse_url(host)
+    except urllib3.exceptions.LocationParseError:
+        raise Refused(f"the host is no address: {host!r}") from None
     ca_cert = Path(found["ca_cert"]).expanduser() if found.get("ca_cert") else None
     if ca_cert and not ca_cert.is_file():
         raise Refused(f"no CA bundle {ca_cert}: name a file of PEM certificates")

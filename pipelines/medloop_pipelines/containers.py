@@ -19,7 +19,10 @@ from medloop.errors import Refused, Unreachable
 
 PASSED = ("MLFLOW_TRACKING_URI", "MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MEDLOOP_DATA")
 HERE = ("MEDLOOP_KEY_FILE", "MEDLOOP_STATE")  # stand elsewhere on a cluster
-VERSION = "import medloop; print(medloop.__version__)"
+HOLDS = (  # version and code; images of before this have no such digest
+    "import kfp, medloop; from medloop import provenance; "
+    "print(medloop.__version__, getattr(provenance, 'own_code', str)())"
+)
 
 
 @contextmanager
@@ -28,9 +31,9 @@ def reliable(images: Iterable[str], root: Path) -> Iterator[None]:
 
     Raises:
         Unreachable: no container engine answers.
-        Refused: an image is not there, lacks kfp, or holds another medloop version.
+        Refused: an image is not there, lacks kfp, or holds another medloop.
     """
-    from medloop import __version__
+    from medloop import __version__, provenance
 
     try:
         client = docker.from_env()
@@ -41,7 +44,7 @@ def reliable(images: Iterable[str], root: Path) -> Iterator[None]:
             f"({type(error).__name__}): start one, or set DOCKER_HOST"
         ) from None
     for image in images:
-        _check(client, image, __version__)
+        _check(client, image, __version__, provenance.own_code())
     kfps = docker_task_handler.run_docker_container
     root.mkdir(parents=True, exist_ok=True)
 
@@ -96,20 +99,22 @@ def run(client: Any, image: str, command: list[str], *, folders: Iterable[Path],
         container.remove(force=True)
 
 
-def _check(client: Any, image: str, version: str) -> None:
+def _check(client: Any, image: str, version: str, code: str) -> None:
     try:
         client.images.get(image)
     except ImageNotFound:
         raise Refused(f"there is no image {image} here: build it (`medloop images build`), or pull it") from None
-    asked = client.containers.create(image, ["python3", "-c", f"import kfp; {VERSION}"], network_mode="none")
+    asked = client.containers.create(image, ["python3", "-c", HOLDS], network_mode="none")
     try:
         asked.start()
-        code, printed = asked.wait()["StatusCode"], asked.logs(stderr=False).decode().strip()
+        ended, printed = asked.wait()["StatusCode"], asked.logs(stderr=False).decode().split()
         said = asked.logs(stdout=False).decode().strip().splitlines()
     finally:
         asked.remove(force=True)
     remedy = f"build it again from medloop {version} (`medloop images build`), or name another under pipeline.images"
-    if code:
-        raise Refused(f"image {image} cannot run a step ({said[-1] if said else f'exit code {code}'}): {remedy}")
-    if printed != version:
-        raise Refused(f"image {image} holds medloop {printed}, this is medloop {version}: {remedy}")
+    if ended:
+        raise Refused(f"image {image} cannot run a step ({said[-1] if said else f'exit code {ended}'}): {remedy}")
+    if printed[0] != version:
+        raise Refused(f"image {image} holds medloop {printed[0]}, this is medloop {version}: {remedy}")
+    if printed[1:] != [code]:
+        raise Refused(f"image {image} holds other code of medloop {version} than this folder: {remedy}")

@@ -164,11 +164,8 @@ def _do(
 
 
 def _check_future(schedule: Schedule, now: datetime) -> None:
-    if schedule.after(now) is None:
-        raise Refused(
-            f"schedule {schedule.name} never fires: it ended at {plans.shown(schedule, 'end', now)} UTC; "
-            "move its end, or take it out"
-        )
+    if why := schedule.over(now):
+        raise Refused(f"schedule {schedule.name} fires no more: {why}")
 
 
 def _named(client: kfp.Client, name: str, experiment: str, to: Connection) -> list[Found]:

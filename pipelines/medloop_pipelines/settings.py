@@ -43,7 +43,10 @@ def read(options: dict[str, Any]) -> dict[str, Any]:
 def token(found: dict[str, Any]) -> str | None:
     """Return the bearer token that the settings give or point to."""
     if not found.get("token_file"):
-        return str(found["token"]).strip() if found.get("token") else None
+        given = str(found.get("token") or "").strip()
+        if len(given.split()) > 1 or not given.isprintable():
+            raise Refused("the token in MEDLOOP_KFP_TOKEN, or under `token:` in the file, must be one word")
+        return given or None
     file = Path(found["token_file"]).expanduser()
     try:
         text = file.read_text().strip()

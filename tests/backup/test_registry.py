@@ -269,6 +269,12 @@ def test_a_damaged_backup_is_refused_by_name_before_anything_is_restored(story):
     assert (story.said["objects then"], story.said["users then"]) == (0, ["admin"])
 
 
+def test_a_place_without_a_backup_is_not_verified(tmp_path):
+    assert run("backups", tmp_path).returncode == 0
+    done = run("backups", tmp_path, "--verify")
+    assert (done.returncode, f"{tmp_path} holds no backup" in done.stderr) == (2, True)
+
+
 def test_a_changed_record_and_a_missing_file_are_refused(story, monkeypatch, tmp_path):
     enter(monkeypatch, story.laptop)
     shutil.copytree(story.backups, tmp_path / "changed")
@@ -315,7 +321,7 @@ def test_a_backup_is_private_and_holds_no_secret_in_clear(story, tmp_path):
             "(SignatureDoesNotMatch): check the access",
         ),
         ("s3://dvc/b", {"MEDLOOP_BACKUP_AWS_ENDPOINT_URL_S3": "http://127.0.0.1:9"}, 4, "127.0.0.1:9 does not answer"),
-        ("{tmp}/photos", {}, 2, "holds other files (one.png): name an empty folder"),
+        ("{tmp}/photos", {}, 2, "holds 1 other files: name an empty folder"),
         ("{tmp}/photos/one.png", {}, 2, "is a file: name a folder"),
         ("{stack}/backups", {}, 2, "inside a stack's own folder"),
         ("{tmp}/b", {"PGPORT": "9"}, 4, "PostgreSQL at 127.0.0.1:9"),

@@ -70,6 +70,115 @@ def test_attention_mixes_states_by_the_softmax_of_their_likeness(keras):
     np.testing.assert_allclose(keras.ops.convert_to_numpy(model(images)), wanted, atol=1e-5)
 
 
+IMAGE_NETWORKS = ["convnext", "densenet", "resnet", "vit"]
+
+
+@pytest.mark.parametrize("name", IMAGE_NETWORKS)
+@pytest.mark.parametrize("shape", [(28, 28, 1), (64, 64, 1), (20, 36, 3)])
+def test_image_networks_take_images_of_many_sizes(name, shape):
+    from medloop import models, plugins
+
+    model = plugins.load(models, name).build(shape, 3, dropout=0.1)
+    assert model(np.zeros((2, *shape), "float32")).shape == (2, 3)
+    assert model.count_params() < 1_000_000
+
+
+@pytest.mark.parametrize("name", ["convnext", "vit"])
+def test_without_batch_normalisation_a_sample_does_not_hang_on_its_batch(name, keras):
+    from medloop import models, plugins
+
+    model = plugins.load(models, name).build((12, 12, 1), 3)
+    images = np.random.default_rng(0).normal(size=(4, 12, 12, 1)).astype("float32")
+    whole, one = model(images, training=True), model(images[2:3], training=True)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(one)[0], keras.ops.convert_to_numpy(whole)[2], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "hyper"), [("densenet", {"growth": 2, "blocks": (1,)}), ("resnet", {"filters": (4,)})]
+)
+def test_batch_statistics_are_learnt_and_then_used(name, hyper, keras):
+    from medloop import models, plugins
+
+    model = plugins.load(models, name).build((12, 12, 1), 3, **hyper)
+    images = np.random.default_rng(0).normal(3, 2, size=(16, 12, 12, 1)).astype("float32")
+    trained = keras.ops.convert_to_numpy(model(images, training=True))
+    assert np.abs(keras.ops.convert_to_numpy(model(images)) - trained).max() > 0.1
+    for _ in range(70):
+        model(images, training=True)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(model(images)), trained, atol=0.02)
+
+
+def test_a_block_of_resnet_adds_to_what_it_is_given(keras):
+    from medloop.models import resnet
+
+    image = keras.Input((6, 6, 4))
+    block = keras.Model(image, resnet._block(image, 4, 1))
+    last = [layer for layer in block.layers if isinstance(layer, keras.layers.BatchNormalization)][-1]
+    images = np.random.default_rng(0).uniform(0, 1, (2, 6, 6, 4)).astype("float32")
+    assert np.abs(keras.ops.convert_to_numpy(block(images)) - images).max() > 0.01
+    last.gamma.assign(np.zeros(4))
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(block(images)), images, atol=1e-6)
+
+
+def test_the_layers_of_densenet_each_add_their_growth():
+    from medloop.models import densenet
+
+    model = densenet.build((28, 28, 1), 2, growth=6, blocks=(2, 3))
+    pooled = next(layer for layer in model.layers if type(layer).__name__ == "GlobalAveragePooling2D")
+    assert pooled.input.shape == (None, 7, 7, (12 + 2 * 6) // 2 + 3 * 6)
+
+
+def test_convnext_halves_the_image_stage_by_stage():
+    from medloop.models import convnext
+
+    model = convnext.build((28, 28, 1), 2, filters=(8, 16), blocks=(1, 2))
+    wide = [layer for layer in model.layers if type(layer).__name__ == "DepthwiseConv2D"]
+    assert [layer.output.shape[1:] for layer in wide] == [(14, 14, 8), (7, 7, 16), (7, 7, 16)]
+    with pytest.raises(ValueError, match="blocks must be as many numbers as filters"):
+        convnext.build((28, 28, 1), 2, filters=(8, 16), blocks=(1,))
+
+
+def test_vit_tells_patches_apart_by_where_they_are_alone(keras):
+    from medloop.models import vit
+
+    model = vit.build((8, 8, 1), 3, patch_px=4, width=8, heads=2)
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 1)).astype("float32")
+    moved = np.concatenate([images[:, 4:], images[:, :4]], axis=1)  # patches change places
+    embedding = next(layer for layer in model.layers if type(layer).__name__ == "EinsumDense")
+
+    def difference():
+        return np.abs(keras.ops.convert_to_numpy(model(images)) - keras.ops.convert_to_numpy(model(moved))).max()
+
+    embedding.bias.assign(np.random.default_rng(1).normal(size=embedding.bias.shape))
+    assert difference() > 1e-3
+    embedding.bias.assign(np.zeros(embedding.bias.shape))
+    assert difference() < 1e-5
+
+
+def test_vit_attends_as_keras_s_own_layer(keras):
+    from medloop.models import vit
+
+    tokens = keras.Input((5, 8))
+    attention = keras.Model(tokens, vit._attention(tokens, heads=2))
+    x = np.random.default_rng(0).normal(size=(3, 5, 8)).astype("float32")
+    reference = keras.layers.MultiHeadAttention(2, 4)
+    reference(x, x)
+    shapes = [weight.shape for weight in reference.get_weights()]
+    dense = [layer for layer in attention.layers if isinstance(layer, keras.layers.Dense)]
+    dense.sort(key=lambda layer: (len(layer.name), layer.name))  # as they were made
+    own = [weight for layer in dense for weight in layer.get_weights()]
+    given = [weight.reshape(shape) for weight, shape in zip(own, shapes, strict=True)]
+    reference.set_weights(given)  # query, key, value, output
+    np.testing.assert_allclose(attention(x), reference(x, x), atol=1e-5)
+
+
+def test_vit_refuses_sides_that_its_patches_do_not_divide():
+    from medloop.models import vit
+
+    with pytest.raises(ValueError, match="patch_px 5 must divide the image's sides"):
+        vit.build((28, 28, 1), 2, patch_px=5)
+
+
 def test_lstm_and_attention_of_sequences_are_the_networks_of_the_source_text():
     from medloop.models import attention, lstm
 

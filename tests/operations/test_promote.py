@@ -16,6 +16,7 @@ from medloop.evaluation import ledger
 from medloop.operations import champion, scoring
 from medloop.operations.models import listed, models
 from medloop.operations.promote import promote
+from medloop.tasks import classification
 from medloop.tracking import registry
 from medloop.tracking.connection import server
 from toy_registry import Toy, registered
@@ -181,7 +182,7 @@ def test_a_version_scored_anew_says_what_it_said_when_it_was_evaluated(tmp_path,
     test = scoring.today(tmp_path / "samples", "toy")
     with server() as client:
         version = registry.get(client, NAME, "1")
-    assert np.array_equal(scoring.score(version, test), scoring.logged(version, test))
+    assert np.array_equal(scoring.score(version, test, classification), scoring.logged(version, test, classification))
 
 
 def test_a_champion_of_another_input_size_is_scored_through_its_own_preprocessing(tmp_path):
@@ -206,11 +207,10 @@ def test_both_are_scored_on_todays_test_set_when_it_has_changed(tmp_path):
     test = scoring.today(tmp_path / "samples", "toy")
     with server() as client:
         ours, theirs = (registry.get(client, NAME, number) for number in ("2", "1"))
-    assert scoring.logged(ours, test) is None
+    assert scoring.logged(ours, test, classification) is None
     decision = promote(BASE, RULE, version="2", samples=tmp_path / "samples")
-    from medloop.tasks import classification
 
-    wanted = classification.score(test.labels, scoring.score(ours, test))
+    wanted = classification.score(test.labels(classification), scoring.score(ours, test, classification))
     assert f"auc {wanted:.3f} on today's test set" in decision.reason
     assert theirs.number == decision.champion
 
@@ -226,7 +226,7 @@ def test_a_version_gains_nothing_from_test_patients_that_it_was_trained_on(tmp_p
         known = registry.development(registry.get(client, NAME, "2"))
         unseen = test.without(known)
         assert len(unseen.table) == len(test.table) - 60
-        assert scoring.logged(registry.get(client, NAME, "2"), unseen) is None
+        assert scoring.logged(registry.get(client, NAME, "2"), unseen, classification) is None
     registered(tmp_path, noise=0.06, studied=150)
     decision = promote(BASE, RULE, samples=tmp_path / "samples")
     assert not decision.ok

@@ -15,7 +15,7 @@ import pytest
 import requests
 
 import toy_registry
-from medloop import provenance
+from medloop import cli, provenance
 from medloop.errors import Refused
 from medloop.operations.trace import down, of_samples, up
 from medloop.operations.verify import verify
@@ -104,6 +104,13 @@ def test_what_cannot_be_traced_is_refused(tmp_path):
         up("abc")
     with pytest.raises(Refused, match=r"no version on .* was made of anything that the digest 0123456789 names"):
         up("0123456789")
+
+
+def test_an_empty_digest_is_refused_and_not_taken_for_none_at_all(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["medloop", "trace", "--from", ""])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert (ended.value.code, "8 to 64 hex digits, got ''" in capsys.readouterr().err) == (2, True)
 
 
 def test_a_version_of_somebody_else_has_no_chain(tmp_path):

@@ -9,7 +9,8 @@ import shutil
 import subprocess
 import time
 import urllib.request
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 
 import docker
 import pytest
@@ -233,18 +234,32 @@ def test_forty_steps_that_fail_are_forty_failures(tmp_path, monkeypatch):
     assert not [each for each in ENGINE.containers.list(all=True) if image in each.image.tags]
 
 
+@contextmanager
+def changed(name: str, command: str) -> Iterator[str]:
+    """An image like `light`, in whose medloop a command was run."""
+    there = "/opt/medloop/lib/python3*/site-packages/medloop"
+    file = f"FROM {building.reference('light')}\nUSER root\nRUN cd {there} && {command}"
+    build = ["docker", "build", "--quiet", "--tag", name, "-"]
+    subprocess.run(build, input=file, text=True, check=True, capture_output=True)
+    yield name
+    ENGINE.images.remove(name)
+
+
 @pytest.fixture(scope="module")
 def other_version():
     """An image like `light`, of another medloop."""
-    changed = "sed -i s/0.1.0/9.9.9/ /opt/medloop/lib/python3*/site-packages/medloop/__init__.py"
-    file = f"FROM {building.reference('light')}\nUSER root\nRUN {changed}"
-    command = ["docker", "build", "--quiet", "--tag", "medloop-other:9", "-"]
-    subprocess.run(command, input=file, text=True, check=True, capture_output=True)
-    yield "medloop-other:9"
-    ENGINE.images.remove("medloop-other:9")
+    with changed("medloop-other:9", "sed -i s/0.1.0/9.9.9/ __init__.py") as name:
+        yield name
 
 
-def test_what_cannot_run_is_refused_by_the_command_before_the_first_step(other_version, tmp_path):
+@pytest.fixture(scope="module")
+def other_code():
+    """An image like `light`, built before somebody added an architecture."""
+    with changed("medloop-before:1", "rm models/vit.py") as name:
+        yield name
+
+
+def test_what_cannot_run_is_refused_by_the_command_before_the_first_step(other_version, other_code, tmp_path):
     project = wards.project(tmp_path)
 
     def refusal(stage, image, **env):
@@ -270,6 +285,10 @@ def test_what_cannot_run_is_refused_by_the_command_before_the_first_step(other_v
     assert refusal("validate", other_version) == (
         2,
         f"image {other_version} holds medloop 9.9.9, this is medloop {ours}: {remedy}",
+    )
+    assert refusal("preprocess", other_code) == (
+        2,
+        f"image {other_code} holds other code of medloop {ours} than this folder: {remedy}",
     )
     code, said = refusal("ingest", "medloop-none:1", DOCKER_HOST=f"unix://{tmp_path}/nobody.sock")
     assert (code, said.partition(" (")[0]) == (4, f"no container engine answers at unix://{tmp_path}/nobody.sock")

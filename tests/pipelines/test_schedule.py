@@ -188,7 +188,7 @@ def test_a_start_in_the_past_makes_no_difference_and_is_not_caught_up_with(kubef
     ("changes", "message"),
     [
         ({"profile": "nix"}, "schedule nightly: unknown profile 'nix'; known: short"),
-        ({"end": "2020-01-01T00:00:00Z"}, "schedule nightly never fires: it ended at 2020-01-01 00:00:00 UTC"),
+        ({"end": "2020-01-01T00:00:00Z"}, "schedule nightly fires no more: it ended at 2020-01-01 00:00:00 UTC"),
         ({"cron": "0 0 0 30 2 *"}, "schedule nightly never fires: there is no day for '0 0 0 30 2 *'"),
     ],
 )

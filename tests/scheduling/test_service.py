@@ -36,6 +36,7 @@ run = {} if os.environ.get("TAKES") == "real" else {"run": run}
 service.serve(params.read().schedule, say=lambda text: print(text, flush=True), **run)
 """
 SECOND = {"name": "second", "interval_s": 1}
+WINDOW = {"start": "2027-02-01T00:00:00Z", "end": "2027-03-01T00:00:00Z"}
 
 
 @pytest.fixture
@@ -152,6 +153,25 @@ def test_a_restart_goes_on_where_the_last_one_stopped(project, catch_up):
     assert max(gaps) == 1 if catch_up else max(gaps) >= 4
 
 
+def test_serve_ends_where_no_schedule_is_left_to_run_and_says_what_to_do(project, monkeypatch, capsys):
+    declare(SECOND | {"end": "2020-01-01T00:00:00Z"})
+    monkeypatch.setattr("sys.argv", ["medloop", "schedule", "serve"])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    said = capsys.readouterr()
+    assert ended.value.code == 2
+    assert "second: fires no more: it ended at 2020-01-01 00:00:00 UTC: move its end" in said.out
+    assert "no schedule is left to run" in said.err
+
+
+def test_the_last_run_of_the_last_schedule_is_not_broken_off(project):
+    declare(SECOND | {"end": (datetime.now(UTC) + timedelta(seconds=8)).isoformat()})
+    with Copy(takes="20") as copy:
+        assert copy.process.wait(PATIENCE_SECONDS) != 0
+    assert "no schedule is left to run" in copy.said
+    assert {row[4] for row in history.latest(1000)} == {"ok", "skipped"}
+
+
 def test_of_many_who_claim_a_time_one_gets_it(project):
     due = datetime(2026, 1, 1, tzinfo=UTC)
     with ThreadPoolExecutor(20) as crowd:
@@ -239,6 +259,7 @@ def test_a_real_run_that_fails_is_written_down_and_told(project, monkeypatch):
         ([], "no schedules: declare one under `schedule:` in params.yaml"),
         ([SECOND | {"profile": "nix"}], "schedule second: unknown profile 'nix'; known: short"),
         ([{"name": "second", "cron": "0 0 0 30 2 *"}], "never fires"),
+        ([{"name": "second", "cron": "0 0 0 1 1 *"} | WINDOW], "schedule second has no firing between start and end"),
     ],
 )
 def test_schedules_that_cannot_be_are_refused_before_anything_runs(project, monkeypatch, capsys, schedules, message):

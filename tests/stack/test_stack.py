@@ -200,15 +200,22 @@ def test_what_does_not_end_when_it_is_asked_to_is_killed_in_the_end(tmp_path, mo
 
 
 def test_a_port_that_is_taken_is_named_with_the_remedy(tmp_path):
-    laptop = Laptop(tmp_path / "stack")
+    laptop = Laptop(tmp_path / "my stack")
     with socket.create_server((settings.HOST, 0)) as other:
         port = other.getsockname()[1]
         done = laptop.run("up", "--port", f"mlflow={port}")
     assert done.returncode == 2
     assert f"port {port} of mlflow is taken by another program: stop that, or" in done.stderr
-    assert "--port mlflow=" in done.stderr
+    assert f"`medloop stack up --folder '{laptop.folder}' --port mlflow=" in done.stderr
     assert done.stdout == "", "nothing was started"
     assert sorted(path.name for path in laptop.folder.iterdir()) == [".lock", "stack.env"]
+    assert f"source '{laptop.folder}/stack.env';" in (laptop.folder / "stack.env").read_text().partition("\n")[0]
+
+
+def test_a_command_names_no_folder_where_it_is_the_usual_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert settings.command("up", Path(".medloop/stack")) == "medloop stack up"
+    assert settings.command("down", tmp_path / "it's") == f"medloop stack down --folder '{tmp_path}/it'\"'\"'s'"
 
 
 @pytest.mark.parametrize("port", ["mlflow", "mlflow=0x", "nothing=5000", "mlflow=70000"])
@@ -218,10 +225,23 @@ def test_an_impossible_port_is_refused(tmp_path, port):
     assert port.partition("=")[0] in done.stderr
 
 
+def test_one_port_for_two_parts_is_refused_before_anything_is_written(tmp_path):
+    laptop = Laptop(tmp_path / "stack")
+    done = laptop.run("up", "--port", "mlflow=24001", "--port", "s3=24001")
+    assert (done.returncode, "port 24001 cannot be both mlflow and s3" in done.stderr) == (2, True)
+    assert not laptop.folder.exists()
+    settings.open_folder(laptop.folder)
+    settings.settle(laptop.folder, {"s3": 24001})
+    before = (laptop.folder / "stack.env").read_text()
+    with pytest.raises(Refused, match="cannot be both s3 and mlflow"):
+        settings.settle(laptop.folder, {"mlflow": 24001})
+    assert (laptop.folder / "stack.env").read_text() == before
+
+
 def test_the_port_of_a_part_that_runs_is_not_changed(laptop):
     done = laptop.run("up", "--port", "s3=21000")
     assert done.returncode == 2
-    assert "`medloop stack down` before --port" in done.stderr
+    assert f"`medloop stack down --folder {laptop.folder}` before --port" in done.stderr
 
 
 def test_a_folder_that_is_no_stack_is_refused_and_left_alone(tmp_path):

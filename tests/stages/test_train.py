@@ -89,7 +89,7 @@ def test_a_model_folder_holds_what_the_next_stages_read(trained, arrays):
         key: about[key] for key in ("classes", "input_shape", "preprocessing")
     }
     assert (card["schema_version"], card["architecture"], card["backend"], card["simulated"]) == (
-        1,
+        2,
         "cnn",
         "tensorflow",
         True,
@@ -176,7 +176,7 @@ def test_files_that_disagree_are_refused(arrays, tmp_path, silent, monkeypatch):
     train(params.Base(), section(), arrays=arrays, model=tmp_path / "good")
     wrong = (tmp_path / "good/model.onnx").read_bytes()
     monkeypatch.setattr(export, "save_onnx", lambda source, target: target.write_bytes(wrong))
-    with pytest.raises(Refused, match=r"must agree to 0.0001 on the validation images, they differ by"):
+    with pytest.raises(Refused, match=r"must agree to 0.0001 on the validation data, they differ by"):
         train(params.Base(seed=5), section(), arrays=arrays, model=tmp_path / "cnn")
     assert not (tmp_path / "cnn").exists()
 
@@ -190,6 +190,44 @@ def test_mixed_precision_ends_in_a_network_of_float32(arrays, tmp_path, silent):
         assert {layer.compute_dtype for layer in model._flatten_layers()} == {"float32"}
     finally:
         keras.config.set_dtype_policy("float32")
+
+
+TINY = {
+    "convnext": {"filters": [4, 8], "blocks": [1, 1], "dropout": 0.3},
+    "densenet": {"growth": 4, "blocks": [1, 1], "dropout": 0.3},
+    "resnet": {"filters": [4, 8], "blocks": 1, "dropout": 0.3},
+    "vit": {"width": 8, "depth": 1, "heads": 2, "dropout": 0.3},
+}
+
+
+@pytest.mark.parametrize("architecture", sorted(TINY))
+def test_image_networks_train_and_export_to_the_same_bytes_twice(architecture, arrays, tmp_path, silent):
+    wanted = section(architecture, hyper=TINY)
+    for name in "ab":
+        scores = train(params.Base(), wanted, arrays=arrays, model=tmp_path / name)
+        assert 0 <= scores["auc"] <= 1
+    first, second = read(tmp_path / "a"), read(tmp_path / "b")
+    assert {name for name in FILES if first[name] != second[name]} == set()
+
+
+def test_the_views_are_in_the_model_that_is_validated_and_served(trained, arrays, tmp_path, silent):
+    views = params.Views(flip_horizontal=True)
+    train(params.Base(), section(epochs=4, tta=views), arrays=arrays, model=tmp_path / "cnn")
+    card, plain = (json.loads((folder / "card.json").read_text()) for folder in (tmp_path / "cnn", trained.folder))
+    assert card["weights_sha256"] == plain["weights_sha256"]
+    assert card["tta"] == views.model_dump()
+    images = np.load(arrays / "val/inputs.npy")
+    one = Network(trained.folder / "model.onnx")
+    wanted = (one.outputs(images) + one.outputs(np.ascontiguousarray(images[:, :, ::-1]))) / 2
+    np.testing.assert_allclose(Network(tmp_path / "cnn/model.onnx").outputs(images), wanted, atol=1e-5)
+    table = pq.read_table(tmp_path / "cnn/validation.parquet").to_pydict()
+    np.testing.assert_allclose(np.stack([table["output_0"], table["output_1"]], axis=1), wanted, atol=1e-5)
+
+
+def test_a_shift_beyond_the_image_is_refused_before_training(arrays, tmp_path):
+    wide = section(tta=params.Views(shift_px=12))
+    with pytest.raises(Refused, match=r"shift_px must be less than the sides of the images, 12x12, got 12"):
+        train(params.Base(), wide, arrays=arrays, model=tmp_path / "cnn")
 
 
 @pytest.mark.parametrize("architecture", ["lstm", "attention"])

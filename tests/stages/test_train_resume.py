@@ -16,17 +16,28 @@ SCRIPT = Path(__file__).with_name("resume.py")
 AUGMENT = params.Augment(flip_horizontal=True, rotate_deg=5, shift=0.05, contrast=0.1, noise=0.05)
 
 
+RECIPE = {
+    "sampling": "balanced",
+    "loss": "focal",
+    "label_smoothing": 0.1,
+    "mixup": 0.3,
+    "ema": 0.9,
+    "tta": params.Views(flip_horizontal=True),
+}
+
+
 def test_killed_at_three_random_moments_it_ends_with_the_bytes_of_an_undisturbed_run(tmp_path, monkeypatch):
     arrays = write_arrays(tmp_path / "arrays", signal=5)
     section = params.Train(
-        architectures=("cnn",),
+        architectures=("resnet",),
         epochs=12,
         batch_size=16,
         patience=5,
         schedule="cosine",
         weight_decay=0.01,
         augment=AUGMENT,
-        hyper={"cnn": {"filters": [4, 8], "units": 8, "dropout": 0.3}},
+        hyper={"resnet": {"filters": [4], "blocks": 1, "dropout": 0.3}},
+        **RECIPE,
     )
     (tmp_path / "disturbed").mkdir()
     command = [sys.executable, str(SCRIPT), str(arrays), str(tmp_path / "disturbed")]

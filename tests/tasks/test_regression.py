@@ -80,3 +80,15 @@ def test_predictions_are_read_back_from_their_own_table():
     again = regression.read(frame, {})
     assert {"start", "block"} <= set(frame)
     np.testing.assert_array_equal(again.metrics()["rmse"], regression.metrics(labels, values)["rmse"])
+
+
+@pytest.mark.parametrize(
+    "given", [{"loss": "focal"}, {"label_smoothing": 0.1}, {"mixup": 0.2}, {"sampling": "balanced"}]
+)
+def test_what_only_classes_know_is_refused(given):
+    [(name, value)] = given.items()
+    with pytest.raises(
+        Refused, match=f"task regression has no classes to smooth, mix, weigh or balance: set train.{name}"
+    ):
+        regression.loss(params.Train(**given))
+    assert getattr(params.Train(**given), name) == value

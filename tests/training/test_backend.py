@@ -21,7 +21,9 @@ def without(monkeypatch):
 
 
 def test_the_kind_of_an_architecture_is_read_without_importing_it():
-    assert [backend.kind(name) for name in ("cnn", "lstm", "attention")] == ["convolution", "recurrent", "recurrent"]
+    names = ("cnn", "lstm", "attention", "resnet", "vit")
+    kinds = ["convolution", "recurrent", "recurrent", "residual", "transformer"]
+    assert [backend.kind(name) for name in names] == kinds
 
 
 def test_a_file_without_a_kind_counts_as_a_convolution_and_a_wrong_kind_is_refused(tmp_path, monkeypatch):
@@ -29,13 +31,18 @@ def test_a_file_without_a_kind_counts_as_a_convolution_and_a_wrong_kind_is_refus
     (tmp_path / "plain.py").write_text("")
     (tmp_path / "odd.py").write_text("KIND = 'magic'\n")
     assert backend.kind("plain") == "convolution"
-    with pytest.raises(Refused, match=r"odd\.py: KIND must be one of convolution, recurrent, got 'magic'"):
+    with pytest.raises(
+        Refused, match=r"odd\.py: KIND must be one of convolution, residual, recurrent, transformer, got 'magic'"
+    ):
         backend.kind("odd")
 
 
 def test_an_unknown_architecture_is_refused_with_those_that_exist():
-    with pytest.raises(Refused, match="unknown model 'resnet'; known: attention, cnn, lstm"):
-        backend.kind("resnet")
+    with pytest.raises(
+        Refused,
+        match=r"unknown model 'nix'; known: attention, cnn, convnext, densenet, .*vit",
+    ):
+        backend.kind("nix")
 
 
 def test_a_backend_that_is_not_installed_is_refused_with_the_remedy(without):

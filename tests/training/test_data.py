@@ -38,8 +38,9 @@ def test_an_epoch_shows_every_sample_once_and_fills_the_last_batch_with_weight_z
     assert not counted[-1, -20:].any()
 
 
-def test_segments_bound_memory_and_change_nothing(numbered, monkeypatch):
-    section = Train(augment=Augment(flip_horizontal=True, shift=0.4, noise=0.5))
+@pytest.mark.parametrize("recipe", [{}, {"mixup": 0.4, "sampling": "balanced"}])
+def test_segments_bound_memory_and_change_nothing(numbered, monkeypatch, recipe):
+    section = Train(augment=Augment(flip_horizontal=True, shift=0.4, noise=0.5), **recipe)
     [whole] = epoch(numbered, section)
     monkeypatch.setattr(data, "SEGMENT_BYTES", 3 * 32 * 2)
     parts = epoch(numbered, section)
@@ -48,8 +49,9 @@ def test_segments_bound_memory_and_change_nothing(numbered, monkeypatch):
         np.testing.assert_array_equal(np.concatenate([part[i] for part in parts]), whole[i])
 
 
-def test_seed_and_epoch_alone_decide_order_and_augmentation(numbered):
-    section = Train(augment=Augment(flip_horizontal=True, noise=0.2))
+@pytest.mark.parametrize("recipe", [{}, {"mixup": 0.4}, {"sampling": "balanced"}])
+def test_seed_and_epoch_alone_decide_order_augmentation_and_mixing(numbered, recipe):
+    section = Train(augment=Augment(flip_horizontal=True, noise=0.2), **recipe)
     first, same = epoch(numbered, section)[0], epoch(numbered, section)[0]
     for one, other in zip(first, same, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -69,6 +71,46 @@ def test_balanced_weights_give_every_class_the_same_sum():
     assert weights[labels == 0].sum() == pytest.approx(weights[labels == 1].sum())
     assert weights.mean() == pytest.approx(1)
     assert (data.sample_weights(labels, 2, "none") == 1).all()
+    assert (data.sample_weights(labels, 2, "balanced", "balanced") == 1).all()
+
+
+def test_balanced_sampling_shows_as_many_samples_of_every_class():
+    labels = np.repeat(np.arange(3, dtype=np.int32), [70, 8, 22])
+    split = data.Split(np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1), labels, None, image)
+    majority = []
+    for number in (1, 2):
+        [(images, shown, weights)] = epoch(split, Train(sampling="balanced", batch_size=16), number=number)
+        seen, counted = images[..., 0, 0, 0], weights > 0
+        assert counted.sum() == 100
+        np.testing.assert_array_equal(shown, labels[seen])
+        assert np.bincount(shown[counted]).tolist() == [34, 33, 33]
+        times = np.bincount(seen[counted], minlength=100)
+        assert set(times[labels == 0]) == {0, 1}
+        assert set(times[labels == 1]) == {4, 5}
+        assert set(times[labels == 2]) == {1, 2}
+        majority.append(set(seen[labels[seen] == 0]))
+    assert majority[0] != majority[1]
+
+
+def test_mixing_gives_an_image_and_its_label_the_same_proportion():
+    labels = (np.arange(300) % 2).astype(np.int32)
+    split = data.Split((255 * labels).astype(np.uint8).reshape(300, 1, 1, 1), labels, None, image)
+    [(images, shares, weights)] = epoch(split, Train(mixup=0.5))
+    assert (images.shape, shares.shape, shares.dtype) == ((10, 32, 1, 1, 1), (10, 32, 2), np.float32)
+    np.testing.assert_allclose(shares[..., 1], images[..., 0, 0, 0] / 255, atol=0.5 / 255 + 1e-6)
+    mixed = (shares > 0.01).all(axis=-1)
+    assert 0.1 < mixed.mean() < 0.6
+    np.testing.assert_array_equal(weights.ravel() == 0, np.arange(320) >= 300)
+    np.testing.assert_allclose(weights.ravel()[:300], 1, rtol=1e-6)
+
+
+def test_mixing_keeps_what_each_class_counts():
+    labels = (np.arange(300) % 3 == 0).astype(np.int32)
+    weights = data.sample_weights(labels, 2, "balanced")
+    split = data.Split(np.zeros((300, 1, 1, 1), np.uint8), labels, None, image)
+    found = [epoch(split, Train(mixup=1.0, batch_size=30), weights=weights, number=number)[0] for number in range(20)]
+    total = sum((shares * scale[..., None]).sum(axis=(0, 1)) for _, shares, scale in found)
+    assert total[0] == pytest.approx(total[1], rel=0.03)
 
 
 def test_normalisation_constants_are_those_of_train():
@@ -82,10 +124,12 @@ def test_normalisation_constants_are_those_of_train():
 def test_memory_does_not_grow_with_the_set(monkeypatch):
     monkeypatch.setattr(data, "SEGMENT_BYTES", 2**21)
     monkeypatch.setattr(data, "COUNTED_PIXELS", 2**18)
-    section = Train(augment=Augment(shift=0.1, noise=0.1))
+    section = Train(augment=Augment(shift=0.1, noise=0.1), mixup=0.2, sampling="balanced")
     peaks = []
     for count in (800, 3200):
-        split = data.Split(np.broadcast_to(np.uint8(7), (count, 64, 64, 1)), np.zeros(count, np.int32), None, image)
+        split = data.Split(
+            np.broadcast_to(np.uint8(7), (count, 64, 64, 1)), np.arange(count, dtype=np.int32) % 2, None, image
+        )
         tracemalloc.start()
         data.mean_and_std(split.inputs)
         for _ in data.epoch_segments(split, np.ones(count, np.float32), section, seed=0, epoch=1):
@@ -114,8 +158,9 @@ def test_missing_arrays_another_version_or_an_absent_class_are_refused(tmp_path)
         data.read(folder)
 
 
-def test_the_parts_of_the_nodes_make_the_whole(numbered):
-    section = Train(augment=Augment(flip_horizontal=True, noise=0.2), batch_size=30)
+@pytest.mark.parametrize("recipe", [{}, {"mixup": 0.4, "sampling": "balanced"}])
+def test_the_parts_of_the_nodes_make_the_whole(numbered, recipe):
+    section = Train(augment=Augment(flip_horizontal=True, noise=0.2), batch_size=30, **recipe)
     [whole] = epoch(numbered, section)
     three = section.model_copy(update={"nodes": 3, "backend": "jax"})
     ones = np.ones(300, np.float32)

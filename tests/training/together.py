@@ -33,6 +33,12 @@ HYPER = {
     "cnn": {"filters": [4, 8], "units": 8, "dropout": 0.3},
     "lstm": {"units": 8, "dropout": 0.3},
     "attention": {"units": 8, "dropout": 0.3},
+    "resnet": {"filters": [4], "blocks": 1, "dropout": 0.3},
+    "vit": {"width": 8, "depth": 1, "heads": 2, "dropout": 0.3},
+}
+RECIPES = {
+    "resnet": {"sampling": "balanced", "mixup": 0.3, "ema": 0.8},
+    "vit": {"loss": "focal", "label_smoothing": 0.1, "mixup": 0.3, "ema": 0.8},
 }
 
 
@@ -71,15 +77,16 @@ def main(arrays, out, nodes):
 
         for name, hyper in HYPER.items():
             backend.start("jax", 0)  # every network from the same seed
+            own = section.model_copy(update=RECIPES.get(name, {}))
             spec = network.Spec(name, found.shape, 2, hyper, {"kind": "image"})
             if us.leads:
                 trained, state = fitting.fit(
-                    spec, found, classification, section, seed=0, checkpoint=Kept(), log=Kept(), team=us
+                    spec, found, classification, own, seed=0, checkpoint=Kept(), log=Kept(), team=us
                 )
                 result |= {f"{name} {key}": [entry[key] for entry in state.history] for key in ("loss", "val_loss")}
                 result |= {f"{name} weight {i}": value for i, value in enumerate(trained.get_weights())}
             else:
-                fitting.follow(spec, found, classification, section, seed=0, team=us)
+                fitting.follow(spec, found, classification, own, seed=0, team=us)
         team.part(us)
     if us.leads:
         np.savez(out, **result)

@@ -46,7 +46,7 @@ class Folder:
             raise Refused(f"{path} is a file: name a folder, or s3://BUCKET/PREFIX")
         foreign = {each.name for each in path.iterdir()} - set(content) if path.exists() else set()
         if foreign:
-            raise Refused(f"{path} holds other files ({min(foreign)}): name an empty folder, or one with backups")
+            raise Refused(f"{path} holds {len(foreign)} other files: name an empty folder, or one with backups")
 
     def listed(self, below: str = "") -> dict[str, Listed]:
         """Return every file below a key, those included that were broken off."""
@@ -145,6 +145,8 @@ class Bucket:
         """Raise what a user can mend in place of botocore's errors."""
         from botocore import exceptions
 
+        from medloop.fetching.s3 import SKEWED
+
         what = f"{self.name}/{key}" if key else self.name
         keys = "check the access key in AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
         keys += f" ({APART}AWS_... where the backups lie elsewhere)"
@@ -156,6 +158,13 @@ class Bucket:
                 raise Refused(f"{self.endpoint} has no bucket {self._bucket}: make it, or name another") from None
             if code in ("404", "NoSuchKey"):
                 raise Refused(f"{what} is not there (any more): it was deleted") from None
+            if code == SKEWED:
+                raise Refused(
+                    f"{self.endpoint} refuses {what} since its clock and this machine's differ ({code}): set the "
+                    "clock, as an NTP service does"
+                ) from None
+            if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+                raise Unreachable(f"{self.endpoint} fails for {what} ({code}): its log says why; try again") from None
             raise Refused(f"{self.endpoint} refuses {what} ({code}): {keys}") from None
         except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError):
             raise Refused(f"{what} needs an access key: {keys}") from None

@@ -65,4 +65,6 @@ def _fits(backup: Backup, name: str, bucket: places.Bucket) -> None:
         raise Refused(f"the registry is in use ({used}): a backup is restored into fresh databases and a fresh bucket")
     foreign = {key for key in bucket.listed() if not key.endswith(TURNS)} - backup.objects.keys()
     if foreign:
-        raise Refused(f"{bucket.name} is in use ({min(foreign)}): a backup is restored into a fresh bucket")
+        raise Refused(
+            f"{bucket.name} is in use, it holds {len(foreign)} objects: a backup is restored into a fresh bucket"
+        )

@@ -24,8 +24,8 @@ def build_images(
     from medloop_pipelines import building
 
     bases = {"base_image": base_image, "train_base_image": train_base_image}
-    for target in targets or building.TARGETS:
-        found = building.engine(engine)
+    wanted, found = building.named(targets), building.engine(engine)
+    for target in wanted:
         typer.echo(building.build(target, engine=found, **bases, train_lock=train_lock, index=index))
 
 
@@ -48,5 +48,6 @@ def push_images(
     """Push images, and print their references by digest, for `pipeline.images` in params.yaml."""
     from medloop_pipelines import building
 
-    for target in targets or building.TARGETS:
-        typer.echo(building.push(target, registry, engine=building.engine(engine)))
+    wanted, found = building.named(targets), building.engine(engine)
+    for target in wanted:
+        typer.echo(building.push(target, registry, engine=found))

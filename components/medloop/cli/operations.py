@@ -91,7 +91,7 @@ def trace(
     """Print the chain of a version: evaluation, model, arrays, samples, data; digests, code, packages, runs."""
     from medloop.operations import trace as operation
 
-    if start:
+    if start is not None:
         typer.echo(operation.up(start))
     else:
         typer.echo((operation.of_samples if samples else operation.down)(_base(profile), model))

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-STACK = Path(".medloop/stack")
+from medloop.stack.settings import DEFAULT
+
 StackFolder = Annotated[Path, typer.Option("--folder", help="holds the stack's data, secrets and logs")]
 
 app = typer.Typer(
@@ -15,7 +16,7 @@ app = typer.Typer(
 
 @app.command("up")
 def stack_up(
-    folder: StackFolder = STACK,
+    folder: StackFolder = DEFAULT,
     ports: Annotated[
         list[str] | None, typer.Option("--port", help="NAME=NUMBER, NAME one of postgres, s3, mlflow; kept for later")
     ] = None,
@@ -27,7 +28,7 @@ def stack_up(
 
 
 @app.command("status")
-def stack_status(folder: StackFolder = STACK) -> None:
+def stack_status(folder: StackFolder = DEFAULT) -> None:
     """Say of each part whether it answers, and where; exit with 4 unless all do."""
     from medloop.errors import Unreachable
     from medloop.stack import control
@@ -39,7 +40,7 @@ def stack_status(folder: StackFolder = STACK) -> None:
 
 
 @app.command("down")
-def stack_down(folder: StackFolder = STACK) -> None:
+def stack_down(folder: StackFolder = DEFAULT) -> None:
     """Stop it; its data stay."""
     from medloop.stack import control
 
@@ -50,7 +51,7 @@ def stack_down(folder: StackFolder = STACK) -> None:
 def stack_user(
     name: str,
     role: Annotated[str, typer.Option(help="reader: sees all; writer: trains, registers and promotes too")] = "reader",
-    folder: StackFolder = STACK,
+    folder: StackFolder = DEFAULT,
 ) -> None:
     """Make a user of the MLflow server, with a password in a private file."""
     from medloop.stack import users

@@ -78,8 +78,8 @@ def _overlap(table: pd.DataFrame) -> np.ndarray:
     shared = np.zeros(len(table))
     starts = table["start"].to_numpy(np.float64)
     ends = starts + np.array([shape[0] for shape in table["shape"]], np.float64)
-    for found in table.groupby("study_id").indices.values():
-        places = np.asarray(found)
+    for recording in table["study_id"].dropna().unique():
+        places = np.flatnonzero(table["study_id"] == recording)
         order = places[np.argsort(starts[places], kind="stable")]
         reach: dict[str, float] = {}  # of each side, where its samples have ended so far
         for i in order:

@@ -109,7 +109,7 @@ class Prefix:
                 ) from None
             if each and code in CHANGED:
                 raise Refused(f"{what} was changed or deleted while it was fetched ({code}): run again") from None
-            raise Refused(f"{self.name}: {where} refused access ({code}): {CREDENTIALS}") from None
+            raise self._refusal(error, where) from None
         except (exceptions.NoCredentialsError, exceptions.PartialCredentialsError, exceptions.ProfileNotFound):
             raise Refused(f"{self.name}: there are no credentials for S3: {CREDENTIALS}") from None
         except exceptions.FlexibleChecksumError:
@@ -121,6 +121,14 @@ class Prefix:
             ) from None
         except (exceptions.ParamValidationError, ValueError):
             raise Refused(f"{self.name} is no address in S3: wanted s3://BUCKET/PREFIX") from None
+
+    def _refusal(self, error: exceptions.ClientError, where: str) -> Refused:
+        code = error.response["Error"]["Code"]
+        if error.response["ResponseMetadata"]["HTTPStatusCode"] >= 500:
+            return Unreachable(f"{self.name}: {where} fails ({code}): its log says why; run again")
+        if code == "404":
+            return Refused(f"{self.name}: {where} is no S3 server, it answers 404: check AWS_ENDPOINT_URL")
+        return Refused(f"{self.name}: {where} refused access ({code}): {CREDENTIALS}")
 
 
 CREDENTIALS = "check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE, and what they may read"

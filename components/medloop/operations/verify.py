@@ -169,10 +169,15 @@ def _on_disk(found: Chain, artifacts: Path) -> Iterator[Link]:
 
 def _parameters(found: Chain) -> tuple[params.Base, params.Evaluate]:
     written = found.lineage["parameters"]
-    return (
-        params.checked(params.Base, written["base"], where="lineage.json"),
-        params.checked(params.Evaluate, written["section"], where="lineage.json"),
-    )
+    try:
+        return (
+            params.checked(params.Base, written["base"], where="lineage.json"),
+            params.checked(params.Evaluate, written["section"], where="lineage.json"),
+        )
+    except Refused as error:
+        raise Refused(
+            f"the model was made by another medloop than this, so its metrics cannot be computed again: {error}"
+        ) from None
 
 
 def _difference(wanted: str | None, came: str | None) -> str | None:

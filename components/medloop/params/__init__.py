@@ -28,6 +28,7 @@ from medloop.params.stages import (
     Stage,
     Train,
     Validate,
+    Views,
     Windows,
 )
 
@@ -56,6 +57,7 @@ __all__ = [
     "TrainJob",
     "Trainer",
     "Validate",
+    "Views",
     "Windows",
     "check",
     "checked",

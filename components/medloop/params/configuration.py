@@ -83,12 +83,30 @@ def describe(content: dict[str, Any]) -> str:
     return "\n".join(_described(check(content, where="params.yaml"), ""))
 
 
+class _EachKeyOnce(yaml.SafeLoader):
+    """Refuses what YAML forbids and PyYAML takes: the last of two equal keys would hold, and the first be lost."""
+
+    def compose_mapping_node(self, anchor: Any) -> Any:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                said = f"the key {key.value!r} stands there twice, again"
+                raise yaml.MarkedYAMLError(problem=said, problem_mark=key.start_mark)
+            seen.add(key.value)
+        return node
+
+
 def mapping(path: Path) -> dict[str, Any]:
     """Return the keys and values in `path`, not yet checked."""
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.load(path.read_text(encoding="utf-8"), _EachKeyOnce)  # noqa: S506 - as safe as what it extends
     except FileNotFoundError:
         raise Refused(f"no file {path}: run this from the project's folder") from None
+    except OSError as error:
+        raise Refused(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise Refused(f"{path} is not text in UTF-8 (byte {error.start}): save it as such") from None
     except yaml.YAMLError as error:
         raise Refused(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):

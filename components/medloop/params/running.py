@@ -13,7 +13,7 @@ from medloop.params.stages import Stage
 
 Channel = Literal["webhook", "slack", "email"]
 KubernetesName = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9.-]{0,252}$")]
-SECRET_VARIABLE = re.compile("SECRET|PASS|TOKEN|CREDENTIAL|_KEY$|APIKEY|CONNECTION_STRING|(?<!ENDPOINT)_URL$")
+SECRET_VARIABLE = re.compile("SECRET|PASS|PWD|TOKEN|CREDENTIAL|_KEY$|APIKEY|CONNECTION_STRING|(?<!ENDPOINT)_URL$")
 WITH_PASSWORD = re.compile(r"https?://[^/@]+@|\w+://[^/@]*:[^/@]*@")
 
 
@@ -92,7 +92,7 @@ class Pipeline(Section):
     @classmethod
     def _no_secret(cls, variables: dict[str, str]) -> dict[str, str]:
         for name, value in variables.items():
-            if SECRET_VARIABLE.search(name) or WITH_PASSWORD.match(value):
+            if SECRET_VARIABLE.search(name) or WITH_PASSWORD.search(value):
                 problem = (
                     f"{name} looks like a secret, and Kubeflow shows variables: name its secret in pipeline.secrets"
                 )
@@ -128,7 +128,18 @@ class Schedule(Section):
             raise ValueError(f"schedule {self.name} ends before it starts")
         if self.cron is not None and cron.parse(self.cron).after(datetime.now(UTC)) is None:
             raise ValueError(f"schedule {self.name} never fires: there is no day for {self.cron!r}")
+        if self.start and self.end and self.after(self.start - timedelta(microseconds=1)) is None:
+            window = f"{_shown(self.start)} and {_shown(self.end)}"
+            raise ValueError(f"schedule {self.name} has no firing between start and end: {self.cron!r}, {window}")
         return self
+
+    def over(self, now: datetime) -> str | None:
+        """Return why it does not fire after `now`, and what to do; None: it does."""
+        if self.after(now) is not None:
+            return None
+        ended = self.end is not None and self.end <= now
+        why = "it ended at" if ended else "there is no firing between now and its end,"
+        return f"{why} {_shown(self.end) if self.end else 'never'}: move its end, or take it out of params.yaml"
 
     def after(self, moment: datetime) -> datetime | None:
         """Return the first time to fire after `moment`; None once it has ended.
@@ -143,3 +154,7 @@ class Schedule(Section):
             origin, step = self.start or datetime.fromtimestamp(0, UTC), timedelta(seconds=self.interval_s or 1)
             found = origin + ((moment - origin) // step + 1) * step
         return None if found is None or (self.end and found > self.end) else found
+
+
+def _shown(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"

@@ -1,7 +1,7 @@
 """What every part of params.yaml is: frozen, closed, and refused in words that name the key."""
 
 import difflib
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -37,14 +37,23 @@ def _readable(kind: type[BaseModel], problem: Any) -> str:
         return (f"{key}: " if key else "") + message + ("" if told else f", got {problem['input']!r}")
     known = _keys_beside(kind, problem["loc"])
     near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-    return f"unknown parameter {key}; {hint}"
+    hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}" if known else ""
+    return f"unknown parameter {key}{hint}"
 
 
 def _keys_beside(section: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
     for part in location[:-1]:
-        inner = section.model_fields[part].annotation if part in section.model_fields else None
-        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+        if isinstance(part, int):  # one of a list, whose section was found with the list
+            continue
+        inner = _section_of(section.model_fields[part].annotation) if part in section.model_fields else None
+        if inner is None:
             return []
         section = inner
     return sorted(section.model_fields)
+
+
+def _section_of(annotation: Any) -> type[BaseModel] | None:
+    """Return the section that an annotation stands for, or lists; None: it holds none."""
+    if parts := get_args(annotation):
+        return next(filter(None, map(_section_of, parts)), None)
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None

@@ -91,8 +91,11 @@ class Ingest(Section):
 
     @model_validator(mode="after")
     def _one_place(self) -> Self:
-        scheme, address, _ = self.root.partition("://")
-        if address and (scheme != "s3" or not re.match("s3://[^/]+(/|$)", self.root)):
+        scheme, mark, address = self.root.partition("://")
+        if scheme == "s3" and "@" in address.partition("/")[0]:
+            problem = "root must not hold an access key, for parameters are shown: AWS_ACCESS_KEY_ID and its secret do"
+            raise PydanticCustomError(UNSHOWN, problem)
+        if mark and (scheme != "s3" or not re.match("s3://[^/]+(/|$)", self.root)):
             raise ValueError(f"root must be a local path or s3://BUCKET/PREFIX, got {self.root}")
         if self.dvc and self.root != "data/none":
             raise ValueError(f"with dvc the root must be data/none, got {self.root}")
@@ -165,6 +168,16 @@ class Augment(Section):
     noise: float = Field(0.0, ge=0, lt=1, description="standard deviation, of the normalised image")
 
 
+class Views(Section):
+    """`train.tta:`, views of an image whose logits are averaged; part of the model, wherever it is used."""
+
+    flip_horizontal: bool = Field(False, description="and each view mirrored; only where left and right look alike")
+    flip_vertical: bool = Field(False, description="and each view upside down; only where up and down look alike")
+    shift_px: int = Field(
+        0, ge=0, le=64, description="four more, moved up, down, left and right, edges repeated; 0: none"
+    )
+
+
 class Train(Section):
     """`train:`"""
 
@@ -182,7 +195,24 @@ class Train(Section):
     patience: int = Field(
         5, ge=1, description="epochs without a better gating metric on validation before training stops"
     )
-    class_weights: Literal["none", "balanced"] = "balanced"
+    class_weights: Literal["none", "balanced"] = Field(
+        "balanced",
+        description="every class counts the same in the loss; under balanced sampling it does anyway",
+    )
+    sampling: Literal["natural", "balanced"] = Field(
+        "natural", description="balanced: an epoch shows as many samples of every class, rare ones several times"
+    )
+    loss: Literal["cross_entropy", "focal"] = Field(
+        "cross_entropy", description="focal: what the network is sure of counts less"
+    )
+    focal_gamma: float = Field(2.0, ge=0, le=10, description="how much less, for loss focal")
+    label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label that goes to all classes alike")
+    mixup: float = Field(
+        0.0, ge=0, le=10, description="alpha: mixes each image and label with another's by Beta(alpha, alpha); 0: none"
+    )
+    ema: float = Field(
+        0.0, ge=0, lt=1, description="decay a step of the average of weights that is validated and saved; 0: none"
+    )
     normalisation: Literal["image", "sample", "train", "none"] = Field(
         "image", description="zero mean and unit variance, per sample (image says the same) or over train"
     )
@@ -190,13 +220,29 @@ class Train(Section):
     require_gpu: bool = Field(False, description="refuse to train without a GPU")
     nodes: int = Field(1, ge=1, le=1024, description="hosts that share every batch; more than one: Kubeflow Trainer")
     gpus_per_node: int = Field(0, ge=0, le=64, description="GPUs of each node that share its part; 0: one device")
+    members: int = Field(
+        1, ge=1, le=100, description="networks of one architecture, base.seed and up, whose mean is the model"
+    )
+    folds: int = Field(
+        0, ge=0, le=20, description="members trained by cross-validation on train and validation data; 0: none"
+    )
     augment: Augment = Augment()
+    tta: Views = Views()
     hyper: dict[str, dict[str, Any]] = Field({}, description="by architecture: keyword arguments of its `build`")
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
         if len(set(self.architectures)) < len(self.architectures):
             raise ValueError(f"architectures must differ, got {', '.join(self.architectures)}")
+        return self
+
+    @model_validator(mode="after")
+    def _seeds_or_folds(self) -> Self:
+        if self.folds == 1 or (self.folds and self.members > 1):
+            raise ValueError(
+                "folds must be 0 or at least 2, and members 1 with them, for each fold makes one; "
+                f"got folds {self.folds}, members {self.members}"
+            )
         return self
 
     @model_validator(mode="after")

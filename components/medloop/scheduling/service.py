@@ -81,7 +81,7 @@ def serve(schedules: tuple[Schedule, ...], *, say: Callable[[str], None], run: R
         run: what a schedule runs.
 
     Raises:
-        Refused: no schedule, or one whose profile does not fit.
+        Refused: no schedule, one whose profile does not fit, or none that is left to run.
     """
     if not schedules:
         raise Refused("no schedules: declare one under `schedule:` in params.yaml")
@@ -98,11 +98,15 @@ def serve(schedules: tuple[Schedule, ...], *, say: Callable[[str], None], run: R
         _declare(scheduler, schedules, say)
         scheduler.resume()
         try:
-            while not stop.wait(LOOK_SECONDS):
+            while scheduler.get_jobs() and not stop.wait(LOOK_SECONDS):
                 pass
-        finally:
+        except BaseException:
             stop.set()
-            scheduler.shutdown(wait=True)
+            raise
+        finally:
+            scheduler.shutdown(wait=True)  # the last run of all comes to its end
+        if not stop.is_set():
+            raise Refused("no schedule is left to run: move an end in params.yaml, or declare another schedule")
         say("stopped")
 
 
@@ -127,8 +131,8 @@ def _declare(scheduler: BackgroundScheduler, schedules: tuple[Schedule, ...], sa
             say(f"{job.id}: no longer declared")
     for name, each in wanted.items():
         text, job = each.model_dump_json(), scheduler.get_job(name)
-        if each.after(datetime.now(UTC)) is None and not (job and job.trigger.schedule == text):
-            say(f"{name}: ended")
+        if (why := each.over(datetime.now(UTC))) and not (job and job.trigger.schedule == text):
+            say(f"{name}: fires no more: {why}")
         elif job is None or job.trigger.schedule != text:
             scheduler.add_job(
                 _placeholder,

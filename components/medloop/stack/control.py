@@ -11,7 +11,20 @@ from medloop.errors import Refused, Unreachable
 from medloop.stack import postgres, seaweed, server
 from medloop.stack.part import Part
 from medloop.stack.process import Process
-from medloop.stack.settings import FILE, LOCK, Settings, free_port, open_folder, read, settle, taken, writable
+from medloop.stack.settings import (
+    FILE,
+    LOCK,
+    Settings,
+    check_ports,
+    command,
+    free_port,
+    open_folder,
+    read,
+    settle,
+    sourced,
+    taken,
+    writable,
+)
 
 READY_SECONDS = 300.0  # a fresh MLflow makes its tables, which took up to 64 s on two cores
 LEAST_MIB = 256  # on the disk of a stack: a fresh one takes 50, and SeaweedFS takes nothing below one percent
@@ -36,6 +49,7 @@ def up(folder: Path, ports: Sequence[str], say: Say) -> None:
         Unreachable: a part runs and does not answer.
     """
     given = dict(map(_port, ports))
+    check_ports(given)
     open_folder(folder)
     with _alone(folder):
         if given and (folder / FILE).exists():
@@ -58,7 +72,7 @@ def up(folder: Path, ports: Sequence[str], say: Say) -> None:
             raise
         if not missing:
             say("the stack is up already")
-        say(f"to use it: set -a; source {folder / FILE}; set +a")
+        say(f"to use it: {sourced(folder)}")
 
 
 def status(folder: Path) -> tuple[bool, str]:
@@ -137,7 +151,7 @@ def _check_ports(settings: Settings, part: Part) -> None:
         if busy:
             raise Refused(
                 f"port {settings.port(name)} of {part.name} is taken by another program: stop that, or give the stack "
-                f"another port with `medloop stack up --port {name}={free_port()}`"
+                f"another port with `{command('up', settings.folder)} --port {name}={free_port()}`"
             )
 
 
@@ -147,7 +161,8 @@ def _same_where_running(ports: Mapping[str, int], folder: Path) -> None:
     for part in _parts(settings):
         changed = [name for name in part.ports if name in ports and ports[name] != settings.port(name)]
         if changed and _process(settings, part).alive():
-            raise Refused(f"{part.name} runs at port {settings.port(changed[0])}: `medloop stack down` before --port")
+            runs = f"{part.name} runs at port {settings.port(changed[0])}"
+            raise Refused(f"{runs}: `{command('down', folder)}` before --port")
 
 
 def _stopped(settings: Settings, part: Part, say: Say) -> bool:

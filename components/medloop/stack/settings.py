@@ -3,6 +3,7 @@
 import contextlib
 import os
 import secrets
+import shlex
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from medloop.errors import Refused
 
 HOST = "127.0.0.1"
 FILE, LOCK = "stack.env", ".lock"
-HEADER = "# Written by `medloop stack up`. Point a shell at the stack with: set -a; source {path}; set +a\n"
+DEFAULT = Path(".medloop/stack")
+HEADER = "# Written by `medloop stack up`. Point a shell at the stack with: {sourced}\n"
 PORTS = (  # those that a user meets come first
     "postgres",
     "s3",
@@ -61,13 +63,24 @@ class Settings:
         return f"http://{HOST}:{self.port(name)}"
 
 
+def command(word: str, folder: Path) -> str:
+    """Return `medloop stack WORD` for the stack in `folder`, as a shell takes it."""
+    elsewhere = folder.resolve() != DEFAULT.resolve()
+    return f"medloop stack {word}" + (f" --folder {shlex.quote(str(folder))}" if elsewhere else "")
+
+
+def sourced(folder: Path) -> str:
+    """Return what points a shell at the stack in `folder`."""
+    return f"set -a; source {shlex.quote(str(folder / FILE))}; set +a"
+
+
 def read(folder: Path) -> Settings:
     """Return the settings of the stack in `folder`; raise Refused where there is none."""
     path = folder / FILE
     try:
         lines = path.read_text().splitlines()
     except (FileNotFoundError, NotADirectoryError):
-        raise Refused(f"no stack in {folder}: `medloop stack up --folder {folder}` makes one") from None
+        raise Refused(f"no stack in {folder}: `{command('up', folder)}` makes one") from None
     except OSError as error:
         raise Refused(f"{path} cannot be read: {error.strerror}") from None
     pairs = (line.partition("=") for line in lines if line and not line.startswith("#"))
@@ -87,24 +100,42 @@ def open_folder(folder: Path) -> None:
         folder.chmod(0o711 if os.geteuid() == 0 else 0o700)  # PostgreSQL, which refuses to be root, must get through
 
 
+def check_ports(ports: Mapping[str, int]) -> None:
+    """Raise Refused for a port that is none of a stack, or is given to two of its parts."""
+    for name, number in ports.items():
+        if name not in PORTS or not 1 <= number <= 65535:
+            raise Refused(f"no port {name}={number}; NAME is one of {', '.join(PORTS)}, NUMBER 1 to 65535")
+    _check_apart(ports)
+
+
+def _check_apart(ports: Mapping[str, int]) -> None:
+    seen: dict[int, str] = {}
+    for name, number in ports.items():
+        if number in seen:
+            raise Refused(f"port {number} cannot be both {seen[number]} and {name}: give one of them another --port")
+        seen[number] = name
+
+
 def settle(folder: Path, ports: Mapping[str, int]) -> Settings:
     """Return the settings of the stack in `folder`, made where there is none, with `ports` written into them.
 
     Raises:
-        Refused: the folder cannot be written, or a port is no port of a stack.
+        Refused: the folder cannot be written, a port is no port of a stack, or two of its ports are one.
     """
-    for name, number in ports.items():
-        if name not in PORTS or not 1 <= number <= 65535:
-            raise Refused(f"no port {name}={number}; NAME is one of {', '.join(PORTS)}, NUMBER 1 to 65535")
+    check_ports(ports)
     if (folder / FILE).exists():
         values = read(folder).values
     else:
+        free = (number for number in _free() if number not in ports.values())
         values = {name: secrets.token_hex(SECRET_BYTES) for name in SECRETS}
-        values |= {f"{PORT}{name.upper()}": str(number) for name, number in zip(PORTS, _free(), strict=False)}
+        values |= {f"{PORT}{name.upper()}": str(number) for name, number in zip(PORTS, free, strict=False)}
     values |= {f"{PORT}{name.upper()}": str(number) for name, number in ports.items()}
     settings = Settings(folder.resolve(), values)
+    _check_apart({name: settings.port(name) for name in PORTS})
     settings.values.update(_derived(settings))
-    text = HEADER.format(path=settings.folder / FILE) + "".join(f"{name}={values[name]}\n" for name in sorted(values))
+    text = HEADER.format(sourced=sourced(settings.folder)) + "".join(
+        f"{name}={values[name]}\n" for name in sorted(values)
+    )
     with writable(folder):
         write_private(settings.folder / FILE, text)
     return settings

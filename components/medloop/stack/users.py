@@ -2,12 +2,13 @@
 
 import re
 import secrets
+import shlex
 from pathlib import Path
 
 import requests
 
 from medloop.errors import Refused, Unreachable
-from medloop.stack.settings import SECRET_BYTES, Settings, read, writable, write_private
+from medloop.stack.settings import SECRET_BYTES, Settings, command, read, writable, write_private
 
 ROLES: dict[str, tuple[str, ...]] = {"reader": (), "writer": ("experiment", "registered_model")}
 TO_READ = ("MLFLOW_TRACKING_URI",)
@@ -55,7 +56,7 @@ def add(folder: Path, name: str, role: str) -> str:
     except Refused:
         path.unlink()
         raise
-    return f"{name} is a {role}; what {name} sources is {path}"
+    return f"{name} is a {role}; what {name} sources is {shlex.quote(str(path))}"
 
 
 def _ask(settings: Settings, call: str, **content: str) -> None:
@@ -64,7 +65,8 @@ def _ask(settings: Settings, call: str, **content: str) -> None:
     try:
         answer = requests.post(address, json=content, auth=user, timeout=SECONDS)
     except requests.RequestException as error:
-        silence = f"{settings.url('mlflow')} does not answer ({type(error).__name__}): `medloop stack up` first"
+        first = command("up", settings.folder)
+        silence = f"{settings.url('mlflow')} does not answer ({type(error).__name__}): `{first}` first"
         raise Unreachable(silence) from None
     if answer.status_code != 200:
         said = answer.json()["message"] if answer.headers["Content-Type"] == "application/json" else answer.text

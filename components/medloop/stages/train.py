@@ -1,9 +1,11 @@
 """Fit one architecture, keep its best epoch, save it as .keras and as ONNX."""
 
+import math
 import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from medloop import __version__, pairing, params, plugins, provenance, tasks, training
-from medloop.training import backend, data, live, seat, team
+from medloop.errors import Refused
+from medloop.training import backend, data, live, members, seat, team
 
 CARD_VERSION = 2
 WEIGHTS_TAG = "medloop.weights_sha256"  # by which `register` finds the run
@@ -35,15 +38,29 @@ def train(base: params.Base, section: params.Train, *, arrays: Path, model: Path
     here = seat.find(section, os.environ)
     found = data.read(arrays)
     pairing.check(base.task, found.about["facts"]["kind"], section.architectures)
-    data.batch_size(found.train, section)  # refuses one that cannot be shared
+    plan = members.plan(found, section, base.seed)
+    for member in plan:
+        data.batch_size(member.arrays.train, section)  # refuses one that cannot be shared
+    _check_views(section.tta, found)
     with team.joined(here, _facts(base, section, arrays)) as us:
         if us.leads:
-            return _lead(base, section, name, found, us, arrays=arrays, model=model)
-        fitting = _started(base, section, name)
+            return _lead(base, section, name, found, plan, us, arrays=arrays, model=model)
         task = plugins.load(tasks, base.task)
-        fitting.follow(_spec(base, section, found), found, task, section, seed=base.seed, team=us)
+        for member in plan:
+            fitting = _started(member.seed, section, name)
+            spec = _spec(base, section, member.arrays, found)
+            fitting.follow(spec, member.arrays, task, section, seed=member.seed, team=us)
         team.part(us)
     return {}
+
+
+def _check_views(section: params.Views, found: data.Arrays) -> None:
+    kind = found.about["facts"]["kind"]
+    if kind != "image" and section != params.Views():
+        raise Refused(f"train.tta is about images, these samples are of kind {kind}: leave it out")
+    if section.shift_px >= min(found.shape[:2]):
+        size = "x".join(map(str, found.shape[:2]))
+        raise Refused(f"train.tta.shift_px must be less than the sides of the images, {size}, got {section.shift_px}")
 
 
 def _lead(
@@ -51,6 +68,7 @@ def _lead(
     section: params.Train,
     name: str,
     found: data.Arrays,
+    plan: list[members.Member],
     us: team.Team,
     *,
     arrays: Path,
@@ -60,49 +78,124 @@ def _lead(
     [architecture] = section.architectures
     task = plugins.load(tasks, base.task)
     with _logged(base, section, arrays) as log, backend.onnx_exporter(name) as export_onnx:
-        fitting = _started(base, section, name)
-        from medloop.training import checkpoint, export  # keras has its backend now
-
-        kept = checkpoint.Checkpoint(f"{architecture}-{_course(base, section, arrays, name)}")
-        spec = _spec(base, section, found)
         with provenance.writing("train", base, section, model, inputs={"arrays": arrays}) as [folder]:
-            trained, state = fitting.fit(spec, found, task, section, seed=base.seed, checkpoint=kept, log=log, team=us)
+            course = _course(base, section, arrays, name)
+            fitted = [
+                _fit(base, section, name, member, found, us, course, log if len(plan) == 1 else _OfMember(log, number))
+                for number, member in enumerate(plan)
+            ]
             team.part(us)
-            export.save_keras(trained, folder / "model.keras")
+            from medloop.training import ensemble, export, views  # keras has its backend now
+
+            networks = [each.network for each in fitted]
+            unseen = ensemble.out_of_fold(networks, plan, section.tta) if section.folds else None
+            trained = ensemble.mean(networks)
+            export.save_keras(views.averaged(trained, section.tta), folder / "model.keras")
             export_onnx(folder / "model.keras", folder / "model.onnx")
-            outputs = export.checked_outputs(folder, found.val.inputs)
-            scores = {task.GATE: task.score(found.val.labels, task.said(outputs, {"target": spec.target}))}
-            pq.write_table(_predictions(found.val, outputs), folder / "validation.parquet")
-            pq.write_table(pa.Table.from_pylist(state.history), folder / "history.parquet")
+            outputs, judged = export.checked_outputs(folder, found.val.inputs), found.val
+            if unseen is not None:
+                outputs, judged = unseen, members.whole(found)
+            target = fitted[0].spec.target
+            scores = {task.GATE: task.score(judged.labels, task.said(outputs, {"target": target}))}
+            pq.write_table(_predictions(judged, outputs), folder / "validation.parquet")
+            pq.write_table(pa.Table.from_pylist(_history(fitted)), folder / "history.parquet")
             pq.write_table(_development(found), folder / "development.parquet")
             about = {
                 "architecture": architecture,
                 "backend": name,
-                "hyper": spec.hyper,
-                "normalisation": spec.normalisation,
-                **({"target": spec.target} if spec.target else {}),
+                "hyper": section.hyper.get(architecture, {}),
+                "normalisation": fitted[0].spec.normalisation,
+                "tta": section.tta.model_dump(),
+                **({"target": target} if target else {}),
                 "parameters": trained.count_params(),
                 "weights_sha256": export.weights_sha256(trained),
-                "epochs_trained": state.epoch,
-                "best_epoch": state.best_epoch,
+                "epochs_trained": max(each.state.epoch for each in fitted),
+                "best_epoch": max(each.state.best_epoch for each in fitted),
+                "folds": section.folds,
+                "members": [each.said() for each in fitted],
                 "validation": scores,
             }
             provenance.write_json(folder / "card.json", _card(base, found) | about)
-        kept.remove()
+        for each in fitted:
+            each.checkpoint.remove()
         log.tag({WEIGHTS_TAG: about["weights_sha256"]})
     return scores
 
 
-def _started(base: params.Base, section: params.Train, name: str) -> ModuleType:
+@dataclass(frozen=True)
+class _Fitted:
+    """One trained member."""
+
+    seed: int
+    spec: Any
+    network: Any
+    state: Any
+    checkpoint: Any
+
+    def said(self) -> dict[str, Any]:
+        """Return what the card says of it."""
+        return {
+            "seed": self.seed,
+            "normalisation": self.spec.normalisation,
+            "epochs_trained": self.state.epoch,
+            "best_epoch": self.state.best_epoch,
+            "best_score": self.state.best_score,
+        }
+
+
+class _OfMember:
+    """Logs the metrics of one of several members under names of its own."""
+
+    def __init__(self, log: live.Live, number: int) -> None:
+        self._log, self._number = log, number
+
+    def log(self, metrics: dict[str, float], step: int) -> None:
+        self._log.log({f"{name}_{self._number}": value for name, value in metrics.items()}, step=step)
+
+
+def _fit(
+    base: params.Base,
+    section: params.Train,
+    name: str,
+    member: members.Member,
+    found: data.Arrays,
+    us: team.Team,
+    course: str,
+    log: Any,
+) -> _Fitted:
+    """Train one member, or take it from its checkpoint where it was through before the run was killed."""
+    fitting = _started(member.seed, section, name)
+    spec = _spec(base, section, member.arrays, found)
+    kept = fitting.Checkpoint(f"{spec.architecture}-{course}-{member.seed}")
+    task = plugins.load(tasks, base.task)
+    network, state = fitting.fit(
+        spec, member.arrays, task, section, seed=member.seed, checkpoint=kept, log=log, team=us
+    )
+    return _Fitted(member.seed, spec, network, state, kept)
+
+
+def _history(fitted: list[_Fitted]) -> list[dict[str, float]]:
+    """Return the metrics of each epoch, means over the members that came to it."""
+    histories = [each.state.history for each in fitted]
+    epochs = [[history[i] for history in histories if len(history) > i] for i in range(max(map(len, histories)))]
+    means = [{name: math.fsum(each[name] for each in epoch) / len(epoch) for name in epoch[0]} for epoch in epochs]
+    return [{**mean, "epoch": number} for number, mean in enumerate(means, 1)]
+
+
+def _started(seed: int, section: params.Train, name: str) -> ModuleType:
     """Return `fitting`, which imports keras: it has its backend then."""
     gpus = section.gpus_per_node or int(section.require_gpu)
-    backend.start(name, base.seed, gpus=gpus, mixed_precision=section.mixed_precision)
+    backend.start(name, seed, gpus=gpus, mixed_precision=section.mixed_precision)
     from medloop.training import fitting
 
     return fitting
 
 
-def _spec(base: params.Base, section: params.Train, found: data.Arrays) -> Any:
+def _spec(base: params.Base, section: params.Train, own: data.Arrays, found: data.Arrays) -> Any:
+    """Return the form of a member that is trained on its `own` arrays; the scale of a number to predict is that of all.
+
+    Members whose outputs are averaged must speak of the same scale.
+    """
     from medloop.training import network
 
     [architecture] = section.architectures
@@ -112,7 +205,7 @@ def _spec(base: params.Base, section: params.Train, found: data.Arrays) -> Any:
         found.shape,
         task.outputs(found.classes),
         section.hyper.get(architecture, {}),
-        data.normalisation(section.normalisation, found.train, mask=mask),
+        data.normalisation(section.normalisation, own.train, mask=mask),
         found.about["facts"]["kind"],
         found.train.inputs.dtype.name,
         task.fitted(found.train.labels),

@@ -33,6 +33,7 @@ METRICS = (
     "brier",
     "ece",
 )
+TINY = 1e-7  # the least of 1 - p: at 0 its powers below one have no slope
 CENTRED = ("ece",)
 MIN_PER_CLASS = 5  # samples of a group: with fewer there are values without intervals
 TEMPERATURES = (0.05, 20.0)
@@ -108,11 +109,30 @@ def scaled(labels: np.ndarray, target: Mapping[str, float]) -> np.ndarray:  # no
     return labels
 
 
-def loss() -> Any:
-    """Return the Keras loss between integer labels (B,) and logits (B, classes)."""
-    import keras
+def loss(section: params.Train | None = None) -> Any:
+    """Return the loss of labels, logits (B, classes) and sample weights (B,) or none, a mean over the batch.
 
-    return keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    Labels are class indices (B,) or the share of each class (B, classes). None: cross-entropy, as on validation data.
+    The focal loss is the cross-entropy times (1 - p)^gamma, class by class, for p the probability of the class.
+
+    Source: Lin et al., Focal loss for dense object detection, 2017.
+    """
+    from keras import losses, ops
+
+    section = section or params.Train()
+    if section.loss == "cross_entropy" and not section.label_smoothing and not section.mixup:
+        return losses.SparseCategoricalCrossentropy(from_logits=True)
+    smoothing, gamma = section.label_smoothing, section.focal_gamma if section.loss == "focal" else 0
+
+    def mean(labels: Any, logits: Any, weights: Any = 1.0) -> Any:
+        classes = logits.shape[-1]
+        shares = labels if len(labels.shape) > 1 else ops.one_hot(labels, classes)
+        shares = shares * (1 - smoothing) + smoothing / classes
+        log_p = ops.log_softmax(logits)
+        missed = ops.maximum(1 - ops.exp(log_p), TINY) ** gamma if gamma else 1.0
+        return -ops.mean(ops.sum(shares * missed * log_p, axis=-1) * weights)
+
+    return mean
 
 
 def floors(inputs: np.ndarray, labels: np.ndarray, card: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001

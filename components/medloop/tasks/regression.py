@@ -79,11 +79,19 @@ def scaled(labels: np.ndarray, target: Mapping[str, float]) -> np.ndarray:
     return ((labels - target["mean"]) / target["std"]).astype(np.float32)
 
 
-def loss() -> Any:
-    """Return the mean squared error between scaled targets (B,) and outputs (B, 1)."""
-    import keras
+def loss(section: params.Train | None = None) -> Any:
+    """Return the mean squared error of scaled targets (B,), outputs (B, 1) and sample weights (B,) or none.
 
-    return keras.losses.MeanSquaredError()
+    Raises:
+        Refused: a parameter asks for what only classes know.
+    """
+    from keras import losses
+
+    section = section or params.Train()
+    plain = {"loss": "cross_entropy", "label_smoothing": 0, "mixup": 0, "sampling": "natural"}
+    if other := [f"train.{name}: {value}" for name, value in plain.items() if getattr(section, name) != value]:
+        raise Refused(f"task regression has no classes to smooth, mix, weigh or balance: set {', '.join(other)}")
+    return losses.MeanSquaredError()
 
 
 def score(labels: np.ndarray, said: np.ndarray) -> float:

@@ -19,7 +19,13 @@ from typing import Any
 from medloop import models, pairing, params
 from medloop.errors import Refused
 
-FASTEST = {"convolution": "tensorflow", "recurrent": "jax"}  # by a model file's KIND, measured on CPUs
+FASTEST = {  # by a model file's KIND, measured on CPUs
+    "convolution": "tensorflow",
+    "residual": "jax",
+    "recurrent": "jax",
+    "transformer": "jax",
+}
+LOOPED = ("recurrent", "transformer")  # JAX compiles their loop over batches too; in it convolutions are slow on CPUs
 REMEDY = {
     "tensorflow": "pip install tensorflow-cpu",
     "jax": "pip install jax",

@@ -15,11 +15,13 @@ import pyarrow.parquet as pq
 from medloop import kinds, params, plugins
 from medloop.errors import Refused
 from medloop.kinds import Part
+from medloop.training import mixup
 
 SCHEMA_VERSION = 2
 SEGMENT_BYTES = 32 * 2**20  # of inputs in memory at a time; two segments are alive at once
 COUNTED_PIXELS = 2**22  # at a time, 8 bytes each while they are counted
-Segment = tuple[np.ndarray, np.ndarray, np.ndarray]  # inputs (S, B, ...), labels (S, B), weights (S, B)
+Segment = tuple[np.ndarray, np.ndarray, np.ndarray]  # inputs (S, B, ...), labels (S, B, ..), weights (S, B)
+PARTNERS, SHARES = 1, 2  # streams of random numbers beside those of the order and the augmentation
 
 
 @dataclass(frozen=True)
@@ -79,9 +81,12 @@ def _split(folder: Path, kind: str) -> Split:
     return Split(inputs, np.load(folder / "labels.npy"), index, plugins.load(kinds, kind))
 
 
-def sample_weights(labels: np.ndarray, classes: int, mode: str) -> np.ndarray:
-    """Return (N,) float32: ones, or with "balanced" weights under which every class counts the same, mean one."""
-    if mode == "none" or not classes:
+def sample_weights(labels: np.ndarray, classes: int, mode: str, sampling: str = "natural") -> np.ndarray:
+    """Return (N,) float32: ones, or with "balanced" weights under which every class counts the same, mean one.
+
+    They are ones under balanced sampling too, where every class counts the same already.
+    """
+    if mode == "none" or sampling == "balanced" or not classes:
         return np.ones(len(labels), np.float32)
     counts = np.bincount(labels, minlength=classes)
     return (len(labels) / (classes * counts[labels])).astype(np.float32)
@@ -146,29 +151,40 @@ def batch_size(split: Split, section: params.Train) -> int:
 def epoch_segments(
     split: Split, weights: np.ndarray, section: params.Train, *, seed: int, epoch: int, node: int = 0
 ) -> Iterator[Segment]:
-    """Yield one epoch in an order and with an augmentation that `seed` and `epoch` alone decide.
+    """Yield one epoch in an order, with an augmentation and a mixing that `seed` and `epoch` alone decide.
 
     The last batch is filled up with samples of weight zero, so that every batch has one shape. Of several nodes each
-    gets its part of every batch. The next segment is made while the caller trains on this one.
+    gets its part of every batch. The next segment is made while the caller trains on this one. Under `train.mixup`
+    labels are shares of classes, (S, B, classes) float32.
     """
     batch = batch_size(split, section)
     part = Part(batch, slice(node * batch // section.nodes, (node + 1) * batch // section.nodes))
-    order = np.random.default_rng([seed, epoch]).permutation(len(split.labels))
-    filling = -len(order) % batch
-    chosen = np.resize(order, len(order) + filling).reshape(-1, batch)
-    counted = np.arange(chosen.size).reshape(chosen.shape) < len(order)
-    scale = weights[chosen] * counted.astype(np.float32)
-    chosen, scale = chosen[:, part.rows], scale[:, part.rows]
-    steps = max(1, SEGMENT_BYTES // (batch * split.inputs[0].nbytes))
+    chosen = _batches(split.labels, batch, section.sampling, [seed, epoch])[:, part.rows]
+    counted = np.arange(-(-len(split.labels) // batch) * batch).reshape(-1, batch)[:, part.rows] < len(split.labels)
+    if section.mixup:
+        partners = _batches(split.labels, batch, section.sampling, [seed, epoch, 0, PARTNERS])[:, part.rows]
+    size = split.inputs.dtype.itemsize * int(np.prod(split.inputs.shape[1:]))  # bytes
+    steps = max(1, SEGMENT_BYTES // (batch * size))
+
+    def augmented(rows: np.ndarray, *stream: int) -> np.ndarray:
+        random = np.random.default_rng([seed, epoch, *stream])
+        return np.asarray(split.kind.augment(split.inputs[rows], section.augment, random, part))
 
     def make(first: int) -> Segment:
         rows = chosen[first : first + steps]
-        inputs = split.inputs[rows.ravel()].reshape(*rows.shape, *split.inputs.shape[1:])
-        for i, plain in enumerate(inputs):
-            inputs[i] = split.kind.augment(
-                plain, section.augment, np.random.default_rng([seed, epoch, first + i]), part
-            )
-        return inputs, split.labels[rows], scale[first : first + steps]
+        inputs = np.empty((*rows.shape, *split.inputs.shape[1:]), split.inputs.dtype)
+        labels, scale = split.labels[rows], weights[rows]
+        if section.mixup:
+            labels = np.empty((*rows.shape, split.labels.max() + 1), np.float32)
+        for i in range(len(rows)):
+            inputs[i] = augmented(rows[i], first + i)
+            if section.mixup:
+                others = partners[first + i]
+                random = np.random.default_rng([seed, epoch, first + i, SHARES])
+                share = random.beta(section.mixup, section.mixup, batch)[part.rows]
+                inputs[i] = mixup.inputs(inputs[i], augmented(others, first + i, PARTNERS), share)
+                labels[i], scale[i] = mixup.labels(split.labels, weights, rows[i], others, share)
+        return inputs, labels, scale * counted[first : first + steps]
 
     with ThreadPoolExecutor(1) as worker:
         ahead = worker.submit(make, 0)
@@ -176,3 +192,21 @@ def epoch_segments(
             ready, ahead = ahead.result(), worker.submit(make, first)
             yield ready
         yield ahead.result()
+
+
+def _batches(labels: np.ndarray, batch: int, sampling: str, stream: list[int]) -> np.ndarray:
+    """Return which samples each batch of an epoch holds, (steps, batch); the last one is filled up."""
+    random = np.random.default_rng(stream)
+    order = random.permutation(len(labels)) if sampling == "natural" else _balanced(labels, random)
+    return np.resize(order, len(order) + -len(order) % batch).reshape(-1, batch)
+
+
+def _balanced(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return as many samples as there are labels, each class with the same number; none comes twice before all came."""
+    classes = np.unique(labels)
+    quotas = [len(part) for part in np.array_split(labels, len(classes))]
+    drawn = [
+        np.resize(random.permutation(np.flatnonzero(labels == each)), quota)
+        for each, quota in zip(classes, quotas, strict=True)
+    ]
+    return random.permutation(np.concatenate(drawn))

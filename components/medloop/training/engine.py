@@ -4,6 +4,7 @@
 segment of an epoch is one call.
 """
 
+import functools
 import importlib
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from medloop.training.average import Average, variables
 from medloop.training.data import Segment
 
 PREDICT_BATCH = 256
@@ -18,24 +20,33 @@ Advance = Callable[[Segment], np.ndarray]
 Predict = Callable[[np.ndarray], np.ndarray]
 
 
-def trainer(network: keras.Model, optimizer: keras.Optimizer, loss: Any, *, loop: bool, spread: Any = None) -> Advance:
+def trainer(
+    network: keras.Model,
+    optimizer: keras.Optimizer,
+    loss: Any,
+    *,
+    loop: bool,
+    spread: Any = None,
+    average: Average | None = None,
+) -> Advance:
     """Return a function that takes one optimiser step per batch of a segment, and returns the losses (S,).
 
     Args:
         network: from inputs (B, ...) to outputs (B, K).
         optimizer: of the network's weights.
-        loss: of labels (B,), outputs (B, K) and sample weights (B,), a mean over the batch.
+        loss: of labels (B, ..), outputs (B, K) and sample weights (B,), a mean over the batch.
         loop: on JAX, compile the loop over batches too: right for recurrent networks; on a CPU convolutions inside a
             compiled loop run ten times slower.
         spread: on JAX, the devices that share every batch (a `Spread`); a segment then holds this node's part.
+        average: of the network's weights; moves after every step.
     """
     optimizer.build(network.trainable_variables)
     name = keras.backend.backend()
     if name == "tensorflow":
-        return _tensorflow_trainer(network, optimizer, loss)
+        return _tensorflow_trainer(network, optimizer, loss, average)
     if name == "torch":
-        return _torch_trainer(network, optimizer, loss)
-    return _jax_trainer(network, optimizer, loss, loop, spread)
+        return _torch_trainer(network, optimizer, loss, average)
+    return _jax_trainer(network, optimizer, loss, loop, spread, average)
 
 
 def predictor(network: keras.Model) -> Predict:
@@ -57,10 +68,12 @@ def predictor(network: keras.Model) -> Predict:
     return logits
 
 
-def _tensorflow_trainer(network: keras.Model, optimizer: keras.Optimizer, loss: Any) -> Advance:
+def _tensorflow_trainer(
+    network: keras.Model, optimizer: keras.Optimizer, loss: Any, average: Average | None
+) -> Advance:
     tf = importlib.import_module("tensorflow")
 
-    def steps(inputs: Any, labels: Any, weights: Any) -> Any:
+    def steps_of(inputs: Any, labels: Any, weights: Any) -> Any:
         steps = tf.shape(inputs)[0]
         values = tf.TensorArray(tf.float32, steps)
         for i in tf.range(steps):
@@ -68,18 +81,16 @@ def _tensorflow_trainer(network: keras.Model, optimizer: keras.Optimizer, loss: 
                 value = loss(labels[i], network(inputs[i], training=True), weights[i]) + sum(network.losses)
             gradients = tape.gradient(value, network.trainable_weights)
             optimizer.apply(gradients, network.trainable_weights)
+            _move(average, network, optimizer)
             values = values.write(i, value)
         return values.stack()
 
-    compiled: list[Any] = []  # once, for segments of any number of batches of any size
+    @functools.cache
+    def compiled(*kinds: Any) -> Any:
+        signature = [tf.TensorSpec((None, None, *shape), dtype) for shape, dtype in kinds]
+        return tf.function(steps_of, input_signature=signature)
 
-    def advance(segment: Segment) -> np.ndarray:
-        if not compiled:
-            signature = [tf.TensorSpec((None, None, *array.shape[2:]), array.dtype) for array in segment]
-            compiled.append(tf.function(steps, input_signature=signature))
-        return compiled[0](*segment).numpy()
-
-    return advance
+    return lambda segment: compiled(*((array.shape[2:], array.dtype) for array in segment))(*segment).numpy()
 
 
 def _tensorflow_predictor(network: keras.Model) -> Predict:
@@ -92,8 +103,26 @@ def _tensorflow_predictor(network: keras.Model) -> Predict:
     return lambda images: predict(images).numpy()
 
 
-def _jax_trainer(network: keras.Model, optimizer: keras.Optimizer, loss: Any, loop: bool, spread: Any) -> Advance:
+def _move(average: Average | None, network: keras.Model, optimizer: keras.Optimizer) -> None:
+    if average:
+        for kept, value in zip(average.variables, variables(network), strict=True):
+            kept.assign(average.moved(kept, value, optimizer.iterations))
+
+
+def _moved(average: Average | None, kept: list[Any], values: list[Any], step: Any) -> list[Any]:
+    return [average.moved(*pair, step) for pair in zip(kept, values, strict=True)] if average else kept
+
+
+def _jax_trainer(
+    network: keras.Model,
+    optimizer: keras.Optimizer,
+    loss: Any,
+    loop: bool,
+    spread: Any,
+    average: Average | None,
+) -> Advance:
     jax = importlib.import_module("jax")
+    [counter] = [i for i, variable in enumerate(optimizer.variables) if variable is optimizer.iterations]
 
     def loss_of(trained: Any, rest: Any, batch: Any) -> Any:
         images, labels, weights = batch
@@ -101,15 +130,20 @@ def _jax_trainer(network: keras.Model, optimizer: keras.Optimizer, loss: Any, lo
         return loss(labels, logits, weights) + sum(penalties), rest
 
     def step(state: Any, batch: Any) -> Any:
-        trained, rest, moments = state
+        trained, rest, moments, kept = state
         (value, rest), gradients = jax.value_and_grad(loss_of, has_aux=True)(trained, rest, batch)
         trained, moments = optimizer.stateless_apply(moments, gradients, trained)
-        return (trained, rest, moments), value
+        return (trained, rest, moments, _moved(average, kept, [*trained, *rest], moments[counter])), value
 
     where = {"out_shardings": spread.whole} if spread else {}
     one = jax.jit(step, donate_argnums=0, **where)
     many = jax.jit(lambda state, batches: jax.lax.scan(step, state, batches), donate_argnums=0, **where)
-    groups = (network.trainable_variables, network.non_trainable_variables, optimizer.variables)
+    groups = (
+        network.trainable_variables,
+        network.non_trainable_variables,
+        optimizer.variables,
+        average.variables if average else [],
+    )
 
     def advance(segment: Segment) -> np.ndarray:
         state: Any = tuple([variable.value for variable in group] for group in groups)
@@ -147,7 +181,7 @@ def _jax_predictor(network: keras.Model) -> Predict:
     return logits
 
 
-def _torch_trainer(network: keras.Model, optimizer: keras.Optimizer, loss: Any) -> Advance:
+def _torch_trainer(network: keras.Model, optimizer: keras.Optimizer, loss: Any, average: Average | None) -> Advance:
     torch = importlib.import_module("torch")
     weights_of = network.trainable_weights
 
@@ -159,6 +193,7 @@ def _torch_trainer(network: keras.Model, optimizer: keras.Optimizer, loss: Any) 
             value.backward()
             with torch.no_grad():
                 optimizer.apply([weight.value.grad for weight in weights_of], weights_of)
+                _move(average, network, optimizer)
             values.append(float(value.detach()))
         return np.asarray(values, np.float32)
 

@@ -42,7 +42,7 @@ def _numbered(config: str) -> str:
 
 def save_onnx(source: Path, target: Path) -> None:
     """Write a .keras file as ONNX, batch size left open; keras must run on TensorFlow."""
-    importlib.import_module("tf2onnx")  # before its sets are ordered; it brings TensorFlow
+    importlib.import_module("tf2onnx.convert")  # all of it, before its sets are ordered; it brings TensorFlow
     network = keras.models.load_model(source)
     network(np.zeros((1, *network.input_shape[1:]), network.inputs[0].dtype))  # keras exports what has been called
     with warnings.catch_warnings(), canonical.ordered_sets("tf2onnx"):

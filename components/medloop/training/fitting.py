@@ -3,7 +3,7 @@
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from types import ModuleType
 from typing import Any, Protocol
 
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from medloop import params
 from medloop.errors import Refused
 from medloop.training import backend, data, engine, network
+from medloop.training.average import Average
 from medloop.training.checkpoint import Checkpoint, State
 from medloop.training.team import ALONE, Team
 
@@ -44,28 +45,28 @@ def fit(
     Raises:
         Refused: the network cannot be built, or a loss is no number.
     """
-    net, optimizer, advance = _built(spec, task, section)
+    made = _built(spec, task, section)
+    net = made.judged
     predict, train = engine.predictor(net), _for_loss(arrays.train, task, spec)
-    weights = data.sample_weights(arrays.train.labels, len(arrays.classes), section.class_weights)
-    variables = [*net.variables, *optimizer.variables]
-    state, best = checkpoint.restore(variables)
+    weights = _weights(arrays, section)
+    state, best = checkpoint.restore(made.variables)
     if team.nodes > 1:
-        _as_first(state, variables, team)
+        _as_first(state, made.variables, team)
     for entry in state.history:
         log.log(entry, step=int(entry["epoch"]))
     with _bar(spec.architecture, section.epochs, state.epoch) as bar:
         while not finished(state, section):
             epoch = state.epoch + 1
-            optimizer.learning_rate = rate(section, epoch)
+            made.optimizer.learning_rate = rate(section, epoch)
             segments = data.epoch_segments(train, weights, section, seed=seed, epoch=epoch, node=team.node)
-            loss = _train(advance, segments, len(weights) / team.nodes, bar)
+            loss = _train(made.advance, segments, len(weights) / team.nodes, bar)
             entry = {"loss": loss, **_validate(predict, arrays.val, task, spec), "learning_rate": rate(section, epoch)}
             team.agree(entry)
             _refuse_nan(spec.architecture, epoch, entry)
             state = advanced(state, entry, task.GATE)
             if state.best_epoch == epoch:
                 best = [keras.ops.convert_to_numpy(variable) for variable in net.variables]
-            checkpoint.save(state, variables, best)
+            checkpoint.save(state, made.variables, best)
             log.log(state.history[-1], step=epoch)
             bar.set_postfix_str(_postfix(state, entry, task.GATE))
             if bar.disable:  # a log has no use for a bar that is redrawn
@@ -83,16 +84,15 @@ def follow(
     Raises:
         Refused: the network cannot be built, or a loss is no number.
     """
-    net, optimizer, advance = _built(spec, task, section)
-    train = _for_loss(arrays.train, task, spec)
-    weights = data.sample_weights(arrays.train.labels, len(arrays.classes), section.class_weights)
-    state = _as_first(State(), [*net.variables, *optimizer.variables], team)
+    made = _built(spec, task, section)
+    train, weights = _for_loss(arrays.train, task, spec), _weights(arrays, section)
+    state = _as_first(State(), made.variables, team)
     with _bar(spec.architecture, section.epochs, state.epoch) as bar:
         while not finished(state, section):
             epoch = state.epoch + 1
-            optimizer.learning_rate = rate(section, epoch)
+            made.optimizer.learning_rate = rate(section, epoch)
             segments = data.epoch_segments(train, weights, section, seed=seed, epoch=epoch, node=team.node)
-            _train(advance, segments, len(weights) / team.nodes, bar)
+            _train(made.advance, segments, len(weights) / team.nodes, bar)
             entry = team.agree(None)
             _refuse_nan(spec.architecture, epoch, entry)
             state = advanced(state, entry, task.GATE)
@@ -123,18 +123,35 @@ def finished(state: State, section: params.Train) -> bool:
     return state.epoch >= section.epochs or state.epoch - state.best_epoch >= section.patience
 
 
-def _built(
-    spec: network.Spec, task: ModuleType, section: params.Train
-) -> tuple[keras.Model, keras.Optimizer, engine.Advance]:
+@dataclass(frozen=True)
+class _Made:
+    """What trains, and all its state."""
+
+    judged: keras.Model  # what is validated and saved: the network that trains, or the average of its weights
+    optimizer: keras.Optimizer
+    advance: engine.Advance
+    variables: list[Any]
+
+
+def _built(spec: network.Spec, task: ModuleType, section: params.Train) -> _Made:
     net = network.build(spec)
+    average = Average(net, network.build(spec), section.ema) if section.ema else None
     optimizer = keras.optimizers.AdamW(section.learning_rate, weight_decay=section.weight_decay)
-    loop = backend.kind(spec.architecture) == "recurrent"
+    loop = backend.kind(spec.architecture) in backend.LOOPED
     devices = None
     if section.devices > 1:
         from medloop.training import spread  # brings JAX
 
         devices = spread.over(section)
-    return net, optimizer, engine.trainer(net, optimizer, task.loss(), loop=loop, spread=devices)
+    loss = task.loss(section)
+    advance = engine.trainer(net, optimizer, loss, loop=loop, spread=devices, average=average)
+    kept = average.network if average else net
+    averages = average.network.variables if average else []
+    return _Made(kept, optimizer, advance, [*net.variables, *optimizer.variables, *averages])
+
+
+def _weights(arrays: data.Arrays, section: params.Train) -> np.ndarray:
+    return data.sample_weights(arrays.train.labels, len(arrays.classes), section.class_weights, section.sampling)
 
 
 def _as_first(state: State, variables: list[Any], team: Team) -> State:

@@ -1,0 +1,99 @@
+"""The networks that one model is made of: one, several that differ in their seed, or one for each fold.
+
+Under `train.folds` the folds are made of train and validation data together, by patient: every sample is predicted by
+the one network that never saw its patient, and these predictions stand for validation.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from medloop import params
+from medloop.errors import Refused
+from medloop.training.data import Arrays, Split
+
+
+@dataclass(frozen=True)
+class Member:
+    """What one network is trained and validated on."""
+
+    seed: int
+    arrays: Arrays
+    rows: np.ndarray | None = None  # of `whole`, those that it is validated on; None: on the validation data
+
+
+class Rows:
+    """Some rows of several arrays as one array, of which nothing is copied before it is asked for."""
+
+    def __init__(self, parts: Sequence[np.ndarray], rows: np.ndarray) -> None:
+        self._parts, self._rows = parts, rows
+        self.shape, self.dtype = (len(rows), *parts[0].shape[1:]), parts[0].dtype
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, key: Any) -> np.ndarray:
+        first, *rest = key if isinstance(key, tuple) else (key,)
+        wanted = self._rows[first]
+        taken, begin = np.empty((len(wanted), *self.shape[1:]), self.dtype), 0
+        for part in self._parts:
+            here = (wanted >= begin) & (wanted < begin + len(part))
+            taken[here] = part[wanted[here] - begin]
+            begin += len(part)
+        return taken[(slice(None), *rest)]
+
+
+def plan(arrays: Arrays, section: params.Train, seed: int) -> list[Member]:
+    """Return the members of a model; raise Refused where there are more folds than patients of a class."""
+    if not section.folds:
+        return [Member(seed + i, arrays) for i in range(section.members)]
+    if arrays.about["facts"]["split_in_time"]:
+        raise Refused(
+            "train.folds must be 0 where recordings are split in time: the neighbours of a window would stand in other "
+            "folds; train.members makes a model of several seeds"
+        )
+    fold = dealt(whole(arrays), section.folds, seed)
+    found = []
+    for i in range(section.folds):
+        rows = np.flatnonzero(fold == i)
+        parts = _part(arrays, np.flatnonzero(fold != i)), _part(arrays, rows)
+        found.append(Member(seed + i, Arrays(arrays.about, *parts), rows))
+    return found
+
+
+def whole(arrays: Arrays) -> Split:
+    """Return train and validation data as one split, train first."""
+    return _part(arrays, np.arange(len(arrays.train.labels) + len(arrays.val.labels)))
+
+
+def dealt(together: Split, folds: int, seed: int) -> np.ndarray:
+    """Return the fold (N,) of each sample: a patient's samples share one, and each fold has its share of every class.
+
+    A sample whose patient is unknown counts as a patient of its own.
+
+    Raises:
+        Refused: a class has fewer patients than there are folds.
+    """
+    known = zip(together.index["patient_id"].to_pylist(), together.index["sample_id"].to_pylist(), strict=True)
+    names = [f"sample {sample}" if patient is None else f"patient {patient}" for patient, sample in known]
+    _, first, patient_of = np.unique(names, return_index=True, return_inverse=True)
+    classes = together.labels if together.labels.dtype.kind == "i" else np.zeros(len(together.labels), np.int64)
+    label = classes[first]  # of each patient, as its first sample says
+    order = np.random.default_rng(seed).permutation(len(first))
+    order = order[np.argsort(label[order], kind="stable")]
+    fold = np.empty(len(first), np.int64)
+    fold[order] = np.arange(len(first)) % folds
+    fewest = int(np.bincount(label, minlength=classes.max() + 1).min())
+    if fewest < folds:
+        raise Refused(f"train.folds must be at most {fewest}, the number of patients of the rarest class, got {folds}")
+    return fold[patient_of]
+
+
+def _part(arrays: Arrays, rows: np.ndarray) -> Split:
+    labels = np.concatenate([arrays.train.labels, arrays.val.labels])
+    index = pa.concat_tables([arrays.train.index, arrays.val.index])
+    inputs: Any = Rows([arrays.train.inputs, arrays.val.inputs], rows)
+    return Split(inputs, labels[rows], index.take(pa.array(rows)), arrays.train.kind)

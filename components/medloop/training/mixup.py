@@ -1,0 +1,34 @@
+"""Two samples as one: their values and their labels in the same proportion.
+
+Source: Zhang et al., mixup: Beyond empirical risk minimization, 2017.
+"""
+
+import numpy as np
+
+
+def inputs(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
+    """Return `share` (N,) of the first inputs (N, ...) plus the rest of the second ones; whole numbers are rounded."""
+    part = share.astype(np.float32).reshape(-1, *[1] * (first.ndim - 1))
+    mixed = part * first + (1 - part) * second
+    return (np.rint(mixed) if first.dtype.kind in "iu" else mixed).astype(first.dtype)
+
+
+def labels(
+    classes: np.ndarray, weights: np.ndarray, first: np.ndarray, second: np.ndarray, share: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the share of each class (N, classes) float32, and the weight (N,) float32, of pairs.
+
+    The loss of a pair is then `share` of the first sample's weighted loss plus the rest of the second one's.
+
+    Args:
+        classes: class indices of all samples.
+        weights: of all samples.
+        first: (N,) one sample of each pair.
+        second: (N,) the other one.
+        share: (N,) of the first one, 0 to 1.
+    """
+    one, other = share * weights[first], (1 - share) * weights[second]
+    known = np.eye(classes.max() + 1)
+    total = one + other
+    mixed = (one[:, None] * known[classes[first]] + other[:, None] * known[classes[second]]) / total[:, None]
+    return mixed.astype(np.float32), total.astype(np.float32)
