@@ -40,7 +40,9 @@ def build(
     x = x + _places(count, width)
     for _ in range(depth):
         x = x + _attended(layers.LayerNormalization()(x), width, heads, dropout)
-        y = ops.gelu(layers.Dense(2 * width)(layers.LayerNormalization()(x)), approximate=True)  # Erfc is not in ONNX
+        y = ops.gelu(
+            layers.Dense(2 * width)(layers.LayerNormalization()(x))
+        )  # by tanh: the exact one cannot be exported
         x = x + layers.Dropout(dropout)(layers.Dense(width)(y))
     x = layers.GlobalAveragePooling1D()(layers.LayerNormalization()(x))  # (B, width)
     return keras.Model(given, layers.Dense(outputs, dtype="float32")(x), name="transformer1d")
