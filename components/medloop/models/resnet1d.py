@@ -11,6 +11,7 @@ from keras import layers
 KIND = "convolution"
 TAKES = ("sequence",)
 KERNELS = (7, 5, 3)  # moments, of the three convolutions of a block
+MOMENTUM = 0.9  # of the normalisation's statistics: a small data set has few steps
 
 
 def build(
@@ -37,9 +38,12 @@ def build(
 
 
 def _block(x: Any, width: int) -> Any:
-    short = x if x.shape[-1] == width else layers.BatchNormalization()(layers.Conv1D(width, 1, use_bias=False)(x))
+    short = x if x.shape[-1] == width else _normed(layers.Conv1D(width, 1, use_bias=False)(x))
     for place, moments in enumerate(KERNELS):
-        x = layers.Conv1D(width, moments, padding="same", use_bias=False)(x)
-        x = layers.BatchNormalization()(x)
+        x = _normed(layers.Conv1D(width, moments, padding="same", use_bias=False)(x))
         x = layers.ReLU()(x) if place < len(KERNELS) - 1 else x
     return layers.ReLU()(x + short)
+
+
+def _normed(x: Any) -> Any:
+    return layers.BatchNormalization(momentum=MOMENTUM)(x)
