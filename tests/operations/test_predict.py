@@ -156,13 +156,16 @@ def test_images_of_another_channel_count_alone_leave_the_last_output(images, tmp
         ("nowhere", "out.csv", "neither a file nor a folder"),
         (".", "out.csv", "no images found"),
         ("Canarybird", "out.xlsx", "must end in .csv or .parquet, got '.xlsx'"),
+        ("Canarybird", "none/out.csv", "must be a file in a folder that exists"),
+        ("Canarybird", "/proc/out.csv", "/proc/out.csv cannot be written: "),
+        ("Canarybird", f"{'x' * 250}.csv", "cannot be written: File name too long"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_anything_is_written(images, tmp_path, source, output, words):
     (tmp_path / "empty").mkdir()
     with pytest.raises(Refused, match=words):
         run(tmp_path / ("empty" if source == "." else source), tmp_path / output)
-    assert not (tmp_path / output).exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["Canarybird", "empty", "loop"]
 
 
 def test_an_alias_a_number_and_an_address_name_the_same_model(images, tmp_path):

@@ -5,6 +5,7 @@ import itertools
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import pandas as pd
@@ -46,8 +47,7 @@ def predict(
     """
     if output.suffix not in (".csv", ".parquet"):
         raise Refused(f"the output must end in .csv or .parquet, got {output.suffix or 'no suffix'!r}: {output}")
-    if output.is_dir() or not output.absolute().parent.is_dir():
-        raise Refused(f"the output must be a file in a folder that exists, got {output}")
+    _check_writable(output)
     if not source.exists():
         inputs.count(source)  # refuses, before the server is asked
     with server() as client:
@@ -72,7 +72,7 @@ def predict(
         if reasons.total() < total:
             partial.replace(output)
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES, errno.EROFS):
+        if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS):
             raise Refused(f"{output} could not be written: {error.strerror}") from None
         raise
     finally:
@@ -80,6 +80,18 @@ def predict(
     if reasons:
         raise Refused(_failure(reasons, total, output, units))
     return f"{total} {units}s predicted by {address}: {output}"
+
+
+def _check_writable(output: Path) -> None:
+    """Raise Refused where no file can be made beside `output`, before anything is predicted for it."""
+    try:
+        if output.is_dir() or not output.absolute().parent.is_dir():
+            raise Refused(f"the output must be a file in a folder that exists, got {output}")
+        output.with_name(f".{output.name}.partial").exists()  # a name that is too long
+        with TemporaryFile(dir=output.absolute().parent):
+            pass
+    except OSError as error:
+        raise Refused(f"{output} cannot be written: {error.strerror}; name a file in another folder") from None
 
 
 def _address(version: registry.Version) -> str:
