@@ -1,5 +1,6 @@
 """What a model said of each sample: what the predictions of every task have in common."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -11,7 +12,7 @@ PLACES = ["start", "block"]  # of windows
 
 
 @dataclass(frozen=True)
-class Predictions:
+class Predictions(ABC):
     """A row a sample; a task adds fields, of which the arrays have a row a sample too."""
 
     table: pd.DataFrame  # sample_id, patient_id, site, sex, age_years; of windows start and block
@@ -33,17 +34,17 @@ class Predictions:
         known = int(patients.nunique()) if patients.notna().all() else None
         return {"samples": len(self.labels), "patients": known}
 
+    @abstractmethod
     def frame(self) -> pd.DataFrame:
         """Return predictions.parquet."""
-        raise NotImplementedError
 
+    @abstractmethod
     def metrics(self, weights: np.ndarray | None = None) -> dict[str, np.ndarray]:
         """Return each metric of the task under each row of sample weights (R, N), as (R,); None: all weigh one."""
-        raise NotImplementedError
 
+    @abstractmethod
     def too_small(self) -> str | None:
         """Return why a group of these gets no interval, or None."""
-        raise NotImplementedError
 
 
 def drawn_together(table: pd.DataFrame) -> pd.Series:

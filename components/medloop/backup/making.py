@@ -57,8 +57,14 @@ def make(address: str, *, keep: int, say: Say) -> str:
 
 
 def listing(address: str, *, verify: bool) -> str:
-    """Return a line for each backup, oldest first; with `verify` read all their files and compare the digests."""
+    """Return a line for each backup, oldest first; with `verify` read all their files and compare the digests.
+
+    Raises:
+        Refused: `verify`, and there is none: nothing would have been verified.
+    """
     place, lines = places.opened(address, records.CONTENT), []
+    if verify:
+        records.latest(place)
     for name in records.names(place):
         backup = records.read(place, name)
         if verify:

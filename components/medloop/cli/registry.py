@@ -30,10 +30,8 @@ def registry_backups(
     verify: Annotated[bool, typer.Option("--verify", help="read every file and compare its digest")] = False,
 ) -> None:
     """List the backups, oldest first."""
-    from medloop.backup import making, places, records
+    from medloop.backup import making
 
-    if verify:
-        records.latest(places.opened(place, records.CONTENT))  # refuses a place without one: nothing was verified
     typer.echo(making.listing(place, verify=verify))
 
 
