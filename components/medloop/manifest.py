@@ -60,6 +60,7 @@ class Facts:
     classes: tuple[str, ...]  # in label order; none: a number is predicted
     source: str
     kind: str = "image"  # of sample, a file of medloop/kinds
+    variables: tuple[str, ...] = ()  # names of the values, where each has one: genes, findings
     simulated: bool = False
     multi_label: bool = False
     official_split: bool = False
@@ -97,7 +98,8 @@ def read(folder: Path) -> tuple[pd.DataFrame, Facts]:
             "run `medloop ingest` again"
         )
     facts = json.loads(about["facts"])
-    return table.to_pandas(), Facts(**{**facts, "classes": tuple(facts["classes"])})
+    facts.update(classes=tuple(facts["classes"]), variables=tuple(facts.get("variables", ())))
+    return table.to_pandas(), Facts(**facts)
 
 
 class ShardWriter:

@@ -10,7 +10,7 @@ from medloop.kinds import Part, sequence
 
 
 def cut(table, facts, values, **windows):
-    form = sequence.form(table, facts, waves.section(**windows))
+    form = sequence.form(table, values, facts, waves.section(**windows))
     arrays = np.concatenate([np.asarray(block) for block in sequence.arrays(table, values, form)])
     return form, arrays
 
@@ -45,7 +45,7 @@ def test_no_moment_of_a_recording_stands_in_windows_of_two_sides(tmp_path):
     options = wfdb.Options(records=("a",), gap=20)
     stretches = wfdb._stretches(500, "a", options)
     signals_ = [np.zeros((end - begin, 1), np.float32) for _, begin, end in stretches]
-    table, facts, _ = waves.samples(
+    table, facts, values = waves.samples(
         tmp_path,
         signals_,
         splits=[side for side, _, _ in stretches],
@@ -53,7 +53,7 @@ def test_no_moment_of_a_recording_stands_in_windows_of_two_sides(tmp_path):
         start=[begin for _, begin, _ in stretches],
         study_id=["a"] * 3,
     )
-    form = sequence.form(table, facts, waves.section(window=10, horizon=1))
+    form = sequence.form(table, values, facts, waves.section(window=10, horizon=1))
     index = sequence.index(table, form).merge(table[["sample_id", "split"]])
     moments = {
         side: {place for start in rows["start"] for place in range(start, start + 11)}
@@ -64,13 +64,13 @@ def test_no_moment_of_a_recording_stands_in_windows_of_two_sides(tmp_path):
     assert not moments["val"] & moments["test"]
     assert min(moments["val"]) - max(moments["train"]) > 20
     with pytest.raises(Refused, match="at least a window with its horizon, 31 moments, got 20"):
-        sequence.form(table, facts, waves.section(window=30, horizon=1))
+        sequence.form(table, values, facts, waves.section(window=30, horizon=1))
 
 
 def test_unequal_lengths_are_refused_or_padded_with_a_mask(ramps):
     table, facts, values = ramps
     with pytest.raises(Refused, match=r"one length, got 24 to 40: set preprocess\.sequence\.unequal: pad"):
-        sequence.form(table, facts, waves.section())
+        sequence.form(table, values, facts, waves.section())
     form, arrays = cut(table, facts, values, unequal="pad")
     assert form.shape == (40, 2)
     assert arrays[..., 1].sum(axis=1).tolist() == [30, 24, 40]
@@ -82,25 +82,25 @@ def test_unequal_lengths_are_refused_or_padded_with_a_mask(ramps):
 
 
 def test_a_sample_shorter_than_a_window_is_named(ramps):
-    table, facts, _ = ramps
+    table, facts, values = ramps
     with pytest.raises(Refused, match=r"sample s1 \(val\) has 24 moments, a window with its horizon takes 26"):
-        sequence.form(table, facts, waves.section(window=25, horizon=1))
+        sequence.form(table, values, facts, waves.section(window=25, horizon=1))
 
 
 def test_samples_that_do_not_belong_together_are_refused(tmp_path):
     several = waves.samples(tmp_path / "leads", [np.zeros((9, c), np.float32) for c in (1, 2, 1)])
     with pytest.raises(Refused, match="one number of leads, got 1, 2"):
-        sequence.form(*several[:2], waves.section())
+        sequence.form(several[0], several[2], several[1], waves.section())
     rates = waves.samples(tmp_path / "rates", [np.zeros((9, 1), np.float32)] * 3, rate_hz=[50.0, 100.0, 50.0])
     with pytest.raises(Refused, match=r"one sampling rate, got 50\.0, 100\.0"):
-        sequence.form(*rates[:2], waves.section())
+        sequence.form(rates[0], rates[2], rates[1], waves.section())
 
 
 def test_blocks_of_neighbouring_windows_are_drawn_together_where_time_is_split(tmp_path):
-    table, facts, _ = waves.samples(
+    table, facts, values = waves.samples(
         tmp_path, [np.zeros((100, 1), np.float32)] * 3, in_time=True, start=[0, 200, 400], study_id=["a"] * 3
     )
-    index = sequence.index(table, sequence.form(table, facts, waves.section(window=10, block=30)))
+    index = sequence.index(table, sequence.form(table, values, facts, waves.section(window=10, block=30)))
     sizes = index.groupby("block").size()
     assert set(sizes) == {30, 1}
     assert index.groupby("block")["sample_id"].nunique().max() == 1

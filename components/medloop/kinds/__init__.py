@@ -17,7 +17,7 @@ For `ingest` and `validate`
 For `preprocess`
 
 - `PACKAGES`: what decides the arrays beside our own code;
-- `form(table, facts, section)`: the `Form` of the arrays, the same for train, val and test;
+- `form(table, values, facts, section)`: the `Form` of the arrays, the same for train, val and test;
 - `counts(rows, form)`: how many arrays come of each row; `index(rows, form)`: a table with a row for each array;
 - `arrays(rows, values, form)`: the arrays, block after block;
 - `targets(rows, values, form)`: (N,) numbers to predict where they follow from the values, else None.

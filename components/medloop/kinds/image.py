@@ -76,7 +76,12 @@ def near_copies(
     return pd.concat([twins.find(images, a, b, thresholds) for a, b in sides])
 
 
-def form(table: pd.DataFrame, facts: manifest.Facts, section: params.Preprocess) -> Form:  # noqa: ARG001
+def form(
+    table: pd.DataFrame,  # noqa: ARG001
+    values: manifest.Values,  # noqa: ARG001
+    facts: manifest.Facts,  # noqa: ARG001
+    section: params.Preprocess,
+) -> Form:
     """Return the form of the arrays: (H, W, C) uint8, as params.yaml says."""
     wanted = {
         "size_px": list(section.size_px),

@@ -60,7 +60,12 @@ def near_copies(
     return pd.DataFrame({"a": np.array([], np.int64), "b": np.array([], np.int64), "correlation": np.array([])})
 
 
-def form(table: pd.DataFrame, facts: manifest.Facts, section: params.Preprocess) -> Form:
+def form(
+    table: pd.DataFrame,
+    values: manifest.Values,  # noqa: ARG001
+    facts: manifest.Facts,
+    section: params.Preprocess,
+) -> Form:
     """Return the form of the windows: (L, C) float32, or (L, C + 1) where some are padded.
 
     Raises:

@@ -125,12 +125,13 @@ def _job(base: params.Base, section: params.Preprocess, samples: Path, validatio
     for split in manifest.SPLITS:
         if not (table["split"] == split).any():
             raise Refused(f"split {split} is empty: preprocess needs train, val and test samples")
-    form = kind.form(table, facts, section)
+    values = manifest.Values(samples)
+    form = kind.form(table, values, facts, section)
     if not form.preprocessing.get("horizon"):
         task.check(asdict(facts))
     elif not task.NUMBERS:
         raise Refused(f"preprocess.sequence.horizon gives numbers to predict, task {base.task} takes none: set it to 0")
-    return Job(table, facts, manifest.Values(samples), kind, task, form)
+    return Job(table, facts, values, kind, task, form)
 
 
 def _made_with(job: Job, base: params.Base, section: params.Preprocess, inputs: dict[str, Path]) -> dict[str, Any]:
