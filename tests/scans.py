@@ -14,7 +14,8 @@ def volume(label: str, seed: int, side: int = SIDE) -> np.ndarray:
     places = np.stack(np.mgrid[:side, :side, :side], axis=-1) - (side - 1) / 2 - random.uniform(-1, 1, 3)
     reach = np.array([1.0, 1.0, 1.0]) if label == "ball" else np.array([0.35, 1.0, 2.2])
     inside = ((places / reach) ** 2).sum(axis=-1) < (side / 4) ** 2
-    return np.round(1000 * inside + random.normal(0, 60, inside.shape)).astype(np.int16)
+    texture = np.kron(random.normal(0, 150, (side // 2,) * 3), np.ones((2, 2, 2)))  # by which patients differ
+    return np.round(1000 * inside + texture + random.normal(0, 60, inside.shape)).astype(np.int16)
 
 
 def write(path: Path, voxels: np.ndarray, *, spacing=(1.0, 1.0, 1.0), unit: str | None = "mm", axes="RAS") -> None:

@@ -194,3 +194,24 @@ def test_a_spacing_that_does_not_do_is_refused_with_what_to_do(written, section,
     assert not (tmp_path / "arrays").exists()
     kept = section.model_copy(update={"missing": "keep", "anisotropic": "keep"})
     assert prepared(tmp_path, params.Preprocess(volume=kept))["input_shape"] == [*SIZE, 1]
+
+
+def test_a_residual_network_of_folds_trains_to_the_same_bytes_twice(loop, tmp_path, monkeypatch):
+    monkeypatch.setenv("MEDLOOP_STATE", str(tmp_path / "state"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    augment = params.Augment(rotate_deg=20, zoom=0.1, flip_vertical=True)
+    changes = {"architectures": ("resnet3d",), "epochs": 2, "folds": 2, "mixup": 0.2, "ema": 0.5, "augment": augment}
+    section = TRAIN.model_copy(update=changes | {"hyper": {"resnet3d": {"filters": [4, 8], "dropout": 0.2}}})
+    for name in "ab":
+        train(BASE, section, arrays=loop.folder / "arrays", model=tmp_path / name)
+    for file in ("model.keras", "model.onnx", "card.json", "validation.parquet"):
+        assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes(), file
+
+
+def test_views_by_more_than_a_side_and_architectures_for_images_are_refused(loop, tmp_path):
+    wide = TRAIN.model_copy(update={"tta": params.Views(shift_px=10)})
+    with pytest.raises(Refused, match="shift_px must be less than the sides of the volumes, 10x10x10, got 10"):
+        train(BASE, wide, arrays=loop.folder / "arrays", model=tmp_path / "model")
+    flat = TRAIN.model_copy(update={"architectures": ("cnn",)})
+    with pytest.raises(Refused, match=r"cnn does not take samples of kind volume.*that do: cnn3d, resnet3d"):
+        train(BASE, flat, arrays=loop.folder / "arrays", model=tmp_path / "model")

@@ -67,9 +67,10 @@ def decode(content: bytes) -> Volume:
     kind = _kind(plain)
     header = kind.header_class.from_fileobj(BytesIO(plain), check=False)  # a check would mend what is missing
     _check_form(header, len(plain))
-    image = nibabel.as_closest_canonical(kind.from_bytes(plain))
-    if not np.isfinite(image.affine).all() or 0 in voxel_sizes(image.affine):
+    image = kind.from_bytes(plain)
+    if not np.isfinite(image.affine).all() or np.linalg.matrix_rank(image.affine[:3, :3]) < 3:
         raise Unreadable("the orientation in the header is none: its axes do not span a space")
+    image = nibabel.as_closest_canonical(image)
     voxels = np.asanyarray(image.dataobj).reshape(image.shape[:3]).T  # (D, H, W)
     return Volume(checked(voxels), _spacing(header, image.affine))
 
@@ -215,7 +216,7 @@ def _weights(have: int, want: int, step: float) -> np.ndarray:
     """Return (want, have): of which voxels each place is the mean."""
     shift = (have - 1) / 2 - step * (want - 1) / 2
     if step == 1:
-        shift = np.floor(shift)  # whole voxels stay as they are
+        shift = np.trunc(shift)  # whole voxels stay as they are
     places = shift + step * np.arange(want)
     away = np.abs(places[:, None] - np.arange(have))
     weights = np.maximum(1 - away / max(step, 1.0), 0)

@@ -25,7 +25,7 @@ Unreadable = volumes.Unreadable
 PACKAGES = ("numpy",)
 INDEX = ["sample_id", "patient_id", "site", "sex", "age_years", "label", "content_sha256"]
 DTYPES = (*volumes.KEPT, "float32")
-VIEW_PX = 48  # of the square views that are compared
+VIEWS_PX = (24, 96)  # volumes are compared by square views of their own size within these
 
 COLUMN = "volume"
 DECODER = volumes
@@ -189,15 +189,17 @@ def paired(preprocessing: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001
 
 
 def _views(table: pd.DataFrame, values: manifest.Values) -> np.ndarray:
-    """Return (3, N, S, S) float32: the means along each axis, of zero mean and unit variance; constant ones are zeros.
+    """Return (3, N, S, S) float32: the sums along each axis, of zero mean and unit variance; constant ones are zeros.
 
-    Of each axis the middle half, so that what lies at the border hides nothing, and a shift by a voxel changes little.
+    What lies in the middle of an axis counts most, and less and less towards its ends, so that there is detail to
+    compare and a shift by a voxel changes little.
     """
-    views = np.zeros((3, len(table), VIEW_PX, VIEW_PX), np.float32)
+    size = int(np.clip(np.median([min(shape) for shape in table["shape"]]), *VIEWS_PX))
+    views = np.zeros((3, len(table), size, size), np.float32)
     for place, volume in enumerate(values.each(table)):
         for axis, side in enumerate(volume.shape):
-            middle = np.take(volume, range(side // 4, side - side // 4), axis)
-            view = cv2.resize(middle.mean(axis, dtype=np.float32), (VIEW_PX, VIEW_PX), interpolation=cv2.INTER_AREA)
+            seen = np.tensordot(np.hanning(side + 2)[1:-1].astype(np.float32), volume, (0, axis))
+            view = cv2.resize(seen.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
             view -= view.mean()
             views[axis, place] = view / max(float(view.std()), 1e-3)
     return views
