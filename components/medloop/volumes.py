@@ -115,7 +115,7 @@ def fit(voxels: np.ndarray, spacing_mm: Sequence[float] | None, preprocessing: M
     else:
         steps = [want / have for want, have in zip(target, target if spacing_mm is None else spacing_mm, strict=True)]
     low, high = _range(voxels, preprocessing)
-    fitted = _resampled(voxels.astype(np.float32), preprocessing["size"], steps)
+    fitted = resampled(voxels.astype(np.float32), preprocessing["size"], steps)
     fitted = (fitted - low) * (255.0 / (high - low)) if high > low else np.zeros_like(fitted)
     return np.ascontiguousarray(np.floor(np.clip(fitted, 0, 255) + 0.5), np.uint8)[..., None]
 
@@ -129,6 +129,19 @@ def check_spacing(spacing_mm: Sequence[float] | None, preprocessing: Mapping[str
     if max(spacing_mm) > UNEQUAL * min(spacing_mm):
         sides = " x ".join(f"{side:.3g}" for side in spacing_mm)
         raise Unreadable(f"its voxels are anisotropic, {sides} mm, and are not resampled")
+
+
+def resampled(voxels: np.ndarray, size: Sequence[int], steps: Sequence[float]) -> np.ndarray:
+    """Return voxels (D, H, W) at `size` places about their middle, `steps` apart; outside them their minimum.
+
+    Linear; where the places are further apart than voxels, the mean of what lies about them, weighted as linearly.
+    """
+    outside = voxels.min()
+    voxels = voxels - outside
+    for axis in sorted(range(3), key=lambda axis: size[axis] / voxels.shape[axis]):  # what shrinks most goes first
+        weights = _weights(voxels.shape[axis], size[axis], steps[axis])
+        voxels = np.moveaxis(np.tensordot(weights, voxels, (1, axis)), 0, axis)
+    return voxels + outside
 
 
 def encode(voxels: np.ndarray, spacing_mm: Sequence[float] | None) -> bytes:
@@ -197,19 +210,6 @@ def _spacing(header: Any, affine: np.ndarray) -> Spacing | None:
 def _range(voxels: np.ndarray, preprocessing: Mapping[str, Any]) -> tuple[float, float]:
     low, high = preprocessing["window"] or np.percentile(voxels, preprocessing["clip_percentiles"])
     return float(low), float(high)
-
-
-def _resampled(voxels: np.ndarray, size: Sequence[int], steps: Sequence[float]) -> np.ndarray:
-    """Return voxels (D, H, W) at `size` places about their middle, `steps` apart; outside them their minimum.
-
-    Linear; where the places are further apart than voxels, the mean of what lies about them, weighted as linearly.
-    """
-    outside = voxels.min()
-    voxels = voxels - outside
-    for axis in sorted(range(3), key=lambda axis: size[axis] / voxels.shape[axis]):  # what shrinks most goes first
-        weights = _weights(voxels.shape[axis], size[axis], steps[axis])
-        voxels = np.moveaxis(np.tensordot(weights, voxels, (1, axis)), 0, axis)
-    return voxels + outside
 
 
 def _weights(have: int, want: int, step: float) -> np.ndarray:

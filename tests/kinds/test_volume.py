@@ -11,7 +11,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 import scans
-from medloop import params, volumes
+from medloop import manifest, params, volumes
 from medloop.kinds import Part, volume
 from medloop.sources import Sample
 
@@ -156,14 +156,14 @@ def test_voxels_of_the_wanted_form_stay_as_they_are():
 def test_resampling_keeps_places_and_means():
     depth, height, width = np.mgrid[:20, :16, :16].astype(np.float32)
     ramp = 2 * depth + height - width
-    half = volumes._resampled(ramp, (10, 8, 8), (2, 2, 2))
+    half = volumes.resampled(ramp, (10, 8, 8), (2, 2, 2))
     np.testing.assert_allclose(
         half[1:-1, 1:-1, 1:-1], ramp.reshape(10, 2, 8, 2, 8, 2).mean((1, 3, 5))[1:-1, 1:-1, 1:-1]
     )
-    double = volumes._resampled(ramp, (39, 31, 31), (0.5, 0.5, 0.5))
+    double = volumes.resampled(ramp, (39, 31, 31), (0.5, 0.5, 0.5))
     np.testing.assert_allclose(double[::2, ::2, ::2], ramp, atol=1e-4)
     noise = np.random.default_rng(0).normal(size=(32, 32, 32)).astype(np.float32)
-    assert volumes._resampled(noise, (8, 8, 8), (4, 4, 4)).std() < 0.2  # no voxel is passed over
+    assert volumes.resampled(noise, (8, 8, 8), (4, 4, 4)).std() < 0.2  # no voxel is passed over
 
 
 def test_without_a_target_spacing_proportions_are_kept_by_padding():
@@ -193,14 +193,14 @@ def test_a_sample_of_another_form_is_refused():
             volume.check(Sample("a", values, spacing_mm=spacing))
 
 
-def pairs(first, second):
-    class Store(list):
-        def each(self, table):
-            return iter(self)
-
-    rows = pd.DataFrame({"shape": [each.shape for each in (*first, *second)]})
+def pairs(folder, first, second):
+    """Return (place in first, place in second) of each pair that is found."""
+    writer, rows = manifest.ShardWriter(folder), []
+    for each in (*first, *second):
+        rows.append(writer.add(each) | {"shape": each.shape, "dtype": each.dtype.name})
+    writer.close()
     sides = [(np.arange(len(first)), np.arange(len(first), len(rows)))]
-    found = volume.near_copies(rows, Store([*first, *second]), sides, params.LeakThresholds())
+    found = volume.near_copies(pd.DataFrame(rows), manifest.Values(folder), sides, params.LeakThresholds())
     return {(int(a), int(b) - len(first)) for a, b in zip(found["a"], found["b"], strict=True)}
 
 
@@ -215,7 +215,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_copies_are_found_and_neighbours_are_not(change):
+def test_copies_are_found_and_neighbours_are_not(change, tmp_path):
     """Ten bodies share their smooth anatomy, as those of patients do, and differ in detail."""
 
     def smooth(seed, sigma, weight):
@@ -225,7 +225,22 @@ def test_copies_are_found_and_neighbours_are_not(change):
     shared = smooth(99, 4, 40)
     bodies = [(shared + smooth(seed, 1.5, 20) + 120).astype(np.int16) for seed in range(10)]
     changed = [CHANGES[change](each) for each in bodies]
-    assert pairs(bodies[:5], changed) == {(i, i) for i in range(5)}
+    assert pairs(tmp_path, bodies[:5], changed) == {(i, i) for i in range(5)}
+
+
+def test_bodies_of_nearly_one_outline_are_no_copies(tmp_path):
+    places = np.stack(np.mgrid[:28, :28, :28], axis=-1) - 13.5
+
+    def body(seed):
+        random = np.random.default_rng(seed)
+        outline = (
+            ((places - random.uniform(-1, 1, 3)) / (np.array([15, 9, 11]) * random.uniform(0.9, 1.1, 3))) ** 2
+        ).sum(-1)
+        spine = (places[..., 1] + 6) ** 2 + places[..., 2] ** 2 < 6
+        return (900.0 * (outline < 1) + 500 * spine + random.normal(0, 40, outline.shape)).astype(np.int16)
+
+    bodies = [body(seed) for seed in range(16)]
+    assert pairs(tmp_path, bodies[:8], [*bodies[8:], bodies[3] + 1]) == {(3, 8)}
 
 
 @pytest.fixture

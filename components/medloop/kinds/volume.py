@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from medloop import manifest, params, twins, volumes
+from medloop import manifest, params, twins3d, volumes
 from medloop.errors import Refused
 from medloop.kinds import Form, Part
 from medloop.sources import Sample
@@ -25,7 +25,6 @@ Unreadable = volumes.Unreadable
 PACKAGES = ("numpy",)
 INDEX = ["sample_id", "patient_id", "site", "sex", "age_years", "label", "content_sha256"]
 DTYPES = (*volumes.KEPT, "float32")
-VIEWS_PX = (24, 96)  # volumes are compared by square views of their own size within these
 
 COLUMN = "volume"
 DECODER = volumes
@@ -67,10 +66,9 @@ def near_copies(
 ) -> pd.DataFrame:
     """Return the pairs (a, b, correlation) of rows on both `sides` that hold the same volume.
 
-    Seen along each of the three axes they are the same picture; `correlation` is that of the view that agrees least.
+    Memory: 28 to 110 kB a sample, however large it is; on disk nothing.
     """
-    views = _views(rows, values)
-    return pd.concat([_alike(views, a, b, thresholds) for a, b in sides])
+    return twins3d.find(rows, values, sides, thresholds)
 
 
 def form(
@@ -186,34 +184,6 @@ def encoded(row: Any, values: np.ndarray, preprocessing: Mapping[str, Any]) -> I
 def paired(preprocessing: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001
     """Return nothing: each model makes of a volume what it needs."""
     return {}
-
-
-def _views(table: pd.DataFrame, values: manifest.Values) -> np.ndarray:
-    """Return (3, N, S, S) float32: the sums along each axis, of zero mean and unit variance; constant ones are zeros.
-
-    What lies in the middle of an axis counts most, and less and less towards its ends, so that there is detail to
-    compare and a shift by a voxel changes little.
-    """
-    size = int(np.clip(np.median([min(shape) for shape in table["shape"]]), *VIEWS_PX))
-    views = np.zeros((3, len(table), size, size), np.float32)
-    for place, volume in enumerate(values.each(table)):
-        for axis, side in enumerate(volume.shape):
-            seen = np.tensordot(np.hanning(side + 2)[1:-1].astype(np.float32), volume, (0, axis))
-            view = cv2.resize(seen.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
-            view -= view.mean()
-            views[axis, place] = view / max(float(view.std()), 1e-3)
-    return views
-
-
-def _alike(views: np.ndarray, first: np.ndarray, second: np.ndarray, thresholds: params.LeakThresholds) -> pd.DataFrame:
-    found = [twins.find(view, first, second, thresholds) for view in views]
-    return (
-        pd.concat(found)
-        .groupby(["a", "b"], as_index=False)
-        .agg(correlation=("correlation", "min"), views=("correlation", "size"))
-        .query("views == 3")
-        .drop(columns="views")
-    )
 
 
 def _moved(arrays: np.ndarray, section: params.Augment, random: np.random.Generator, part: Part) -> np.ndarray:
