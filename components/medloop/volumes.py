@@ -7,6 +7,7 @@ orientation (RAS+) with its axes in the order of images. A file that says no ori
 method has it.
 """
 
+import gzip
 import logging
 import zlib
 from collections.abc import Mapping, Sequence
@@ -24,6 +25,7 @@ FORMATS = {  # by the size that a header says it has, in bytes: its class, where
     540: (nibabel.Nifti2Image, 4, b"n+2"),
 }
 MAX_VOXELS = 2**28  # 512 x 512 x 1024: a header that promises more would take gigabytes
+MAX_BYTES = 8 * MAX_VOXELS + 2**20
 MM = {"meter": 1000.0, "mm": 1.0, "micron": 0.001}
 KEPT = ("uint8", "int16", "uint16")  # other types become float32
 UNEQUAL = 1.01  # ratio of a voxel's longest side to its shortest from which on it is anisotropic
@@ -155,15 +157,14 @@ def encode(voxels: np.ndarray, spacing_mm: Sequence[float] | None) -> bytes:
 
 
 def _inflated(content: bytes) -> bytes:
-    """Return what a gzip file holds, no more of it than its header promises."""
-    stream = zlib.decompressobj(wbits=31)
+    """Return what a gzip file holds, as much of it as a volume may have."""
     try:
-        plain = stream.decompress(content, MAX_VOXELS * 8 + 2**20)
-    except zlib.error:
+        with gzip.GzipFile(fileobj=BytesIO(content)) as file:
+            return bytes(file.read(MAX_BYTES))
+    except EOFError:
+        raise Unreadable("truncated gzip file") from None
+    except (gzip.BadGzipFile, zlib.error):
         raise Unreadable("damaged gzip file") from None
-    if not stream.eof:
-        raise Unreadable("truncated gzip file, or one that holds more than a volume")
-    return plain
 
 
 def _kind(plain: bytes) -> Any:

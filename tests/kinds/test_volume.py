@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from pathlib import Path
 
 import cv2
 import nibabel
@@ -60,6 +61,14 @@ def test_types_are_kept_or_become_float32_in_either_byte_order(stored, kept):
     np.testing.assert_array_equal(second, voxels.T)
 
 
+@pytest.mark.parametrize("name", ["anatomical.nii", "reoriented_anat_moved.nii"])
+def test_real_volumes_read_as_nibabel_reads_them(name):
+    path = Path(nibabel.__file__).parent / "tests/data" / name
+    found, wanted = volumes.decode(path.read_bytes()), nibabel.as_closest_canonical(nibabel.load(path))
+    np.testing.assert_allclose(found.voxels, wanted.get_fdata().T, rtol=1e-6)
+    assert found.spacing_mm == pytest.approx(wanted.header.get_zooms()[::-1])
+
+
 def test_slope_and_intercept_are_applied(tmp_path):
     plain = content(tmp_path, np.arange(27, dtype=np.int16).reshape(3, 3, 3))
     found = volumes.decode(field(plain, 112, 2.0, -1000.0))
@@ -115,6 +124,13 @@ def test_what_is_no_volume_is_refused_in_our_own_words(name):
     file, said = damaged()[name]
     with pytest.raises(volumes.Unreadable, match=said):
         volumes.decode(file)
+
+
+def test_a_gzip_file_of_several_members_is_one_file():
+    voxels = np.arange(27, dtype=np.int16).reshape(3, 3, 3)
+    plain = nibabel.Nifti1Image(voxels, np.eye(4)).to_bytes()
+    found = volumes.decode(gzip.compress(plain[:360]) + gzip.compress(plain[360:]))
+    np.testing.assert_array_equal(found.voxels, voxels.T)
 
 
 def test_trailing_axes_of_one_are_no_series():
