@@ -37,8 +37,8 @@ def find(
     found = pd.concat([_alike(views, a, b, thresholds) for a, b in sides], ignore_index=True)
     table = list[Any](rows.itertuples())
     side = int(np.clip(usual, *CUBE))
-    pairs = found[["a", "b"]].itertuples(index=False)
-    same = [_agreement(values[table[pair.a]], values[table[pair.b]], side) > AGREEMENT for pair in pairs]
+    pairs = found[["a", "b"]].to_numpy(np.int64)
+    same = [_agreement(values[table[a]], values[table[b]], side) > AGREEMENT for a, b in pairs]
     return found[np.array(same, bool)].reset_index(drop=True)
 
 
