@@ -37,8 +37,8 @@ SCHEMA = pa.schema(
         pa.field("target", pa.float64()),  # a number to predict; null: none, or it follows from the values
         pa.field("split", pa.string(), nullable=False),  # train, val, test
         pa.field("content_sha256", pa.string(), nullable=False),  # of shape, type and values
-        pa.field("shape", pa.list_(pa.int32()), nullable=False),  # (H, W) or (H, W, 3); (T, C)
-        pa.field("dtype", pa.string(), nullable=False),  # uint8, uint16, float32
+        pa.field("shape", pa.list_(pa.int32()), nullable=False),  # (H, W) or (H, W, 3); (T, C); (D, H, W)
+        pa.field("dtype", pa.string(), nullable=False),  # uint8, uint16, int16, float32
         pa.field("perceptual_hash", pa.uint64()),  # of images
         pa.field("bit_depth", pa.int8()),  # bits in use, of images
         pa.field("spacing_mm", pa.list_(pa.float64())),  # along each axis of space

@@ -35,6 +35,7 @@ PACKAGES = {  # importable name: distribution
     "great_expectations": "great-expectations",
     "jax": "jax",
     "keras": "keras",
+    "nibabel": "nibabel",
     "numpy": "numpy",
     "onnxruntime": "onnxruntime",
     "pandas": "pandas",

@@ -1,8 +1,8 @@
 """The model as MLflow serves it: encoded samples in, what its task says of them out.
 
 Logged as code and stands alone: MLflow runs this file where there is no medloop. `inference.py`, `decoder.py` (of the
-kind of sample: imaging.py or signals.py) and `answer.py` (of the task) lie in the model's folder, as they were when it
-was registered.
+kind of sample: imaging.py, signals.py or volumes.py) and `answer.py` (of the task) lie in the model's folder, as they
+were when it was registered.
 """
 
 import hashlib
@@ -39,7 +39,9 @@ class Model:
         self._pool = ThreadPoolExecutor(THREADS)
 
     def read(self, content: bytes) -> np.ndarray:
-        """Return an encoded sample (an image: DICOM, PNG, JPEG, TIFF; a signal: CSV, .npy) as the network takes it.
+        """Return an encoded sample as the network takes it.
+
+        An image is DICOM, PNG, JPEG or TIFF, a signal CSV or .npy, a volume NIfTI.
 
         Raises:
             ValueError: it cannot be read, or has another form; the message holds nothing that the file says.

@@ -222,3 +222,37 @@ def test_networks_of_sequences_take_any_length_and_number_of_leads(name, hyper):
     model = plugins.load(models, name).build((21, 3), 5, **hyper)
     window = np.zeros((2, 21, 3), "float32")
     assert model([window] * len(model.inputs)).shape == (2, 5)
+
+
+@pytest.mark.parametrize("name", ["cnn3d", "resnet3d"])
+@pytest.mark.parametrize("shape", [(8, 8, 8, 1), (28, 28, 28, 1), (9, 12, 15, 2)])
+def test_volume_networks_take_volumes_of_many_sizes(name, shape):
+    from medloop import models, plugins
+
+    model = plugins.load(models, name).build(shape, 3, dropout=0.1, filters=(4, 8, 8))
+    assert model(np.zeros((2, *shape), "float32")).shape == (2, 3)
+    assert not any(type(layer).__name__ == "Conv3D" and layer.strides != (1, 1, 1) for layer in model.layers)  # slow
+
+
+def test_resnet3d_loses_no_voxel_by_folding(keras):
+    from medloop.models import resnet3d
+
+    volume = np.random.default_rng(0).normal(size=(2, 5, 4, 6, 2)).astype("float32")
+    folded = keras.ops.convert_to_numpy(resnet3d._folded(volume))
+    assert folded.shape == (2, 3, 2, 3, 16)
+    padded = np.pad(volume, ((0, 0), (0, 1), (0, 0), (0, 0), (0, 0)))
+    for place, (d, h, w) in enumerate(np.ndindex(2, 2, 2)):
+        np.testing.assert_array_equal(folded[..., 2 * place : 2 * place + 2], padded[:, d::2, h::2, w::2])
+
+
+def test_the_convolution_of_three_axes_of_cnn3d_is_one_of_numpy(keras):
+    from medloop.models import cnn3d
+
+    model = cnn3d.build((4, 4, 4, 1), 2, filters=(3,), units=5)
+    volume = np.random.default_rng(0).normal(size=(1, 4, 4, 4, 1)).astype("float32")
+    [layer] = [layer for layer in model.layers if type(layer).__name__ == "Conv3D"]
+    kernel, bias = (keras.ops.convert_to_numpy(weight) for weight in layer.weights)
+    padded = np.pad(volume[0, ..., 0], 1)
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3, 3))
+    wanted = np.maximum(np.einsum("dhwijk,ijkf->dhwf", windows, kernel[:, :, :, 0]) + bias, 0)
+    np.testing.assert_allclose(keras.ops.convert_to_numpy(layer(volume))[0], wanted, atol=1e-5)

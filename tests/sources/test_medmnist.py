@@ -7,7 +7,7 @@ from io import BytesIO
 import numpy as np
 import pytest
 
-from medloop import manifest, params
+from medloop import manifest, params, published
 from medloop.errors import Refused
 from medloop.sources import medmnist
 from medloop.stages.ingest import ingest
@@ -45,7 +45,7 @@ def declare(monkeypatch, name, content):
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     monkeypatch.delenv("MEDLOOP_DATA", raising=False)
-    monkeypatch.setattr(medmnist, "ADDRESS", "http://127.0.0.1:9/{file}")  # nobody answers there
+    monkeypatch.setattr(published, "ADDRESS", "http://127.0.0.1:9/{file}")  # nobody answers there
     return tmp_path / "home"
 
 
@@ -64,7 +64,7 @@ def served(tmp_path, monkeypatch):
 
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr(medmnist, "ADDRESS", f"http://127.0.0.1:{server.server_port}/{{file}}")
+        monkeypatch.setattr(published, "ADDRESS", f"http://127.0.0.1:{server.server_port}/{{file}}")
         yield folder
         server.shutdown()
 
@@ -72,7 +72,7 @@ def served(tmp_path, monkeypatch):
 def test_the_published_sets_are_all_there():
     assert len(medmnist.DATASETS) == 12
     for dataset in medmnist.DATASETS.values():
-        digests = [dataset.md5(size) for size in medmnist.SIZES_PX]
+        digests = dataset.digests.split()
         assert all(len(digest) == 32 and int(digest, 16) for digest in digests)
         assert len(set(dataset.classes)) == len(dataset.classes) >= 2
     counts = {name: len(dataset.classes) for name, dataset in medmnist.DATASETS.items()}
@@ -194,6 +194,6 @@ def test_images_stream_a_megabyte_at_a_time():
     buffer = BytesIO()
     np.save(buffer, np.zeros((100, 224, 224), np.uint8))
     buffer.seek(0)
-    chunks = list(medmnist._chunks(buffer))
+    chunks = list(published._chunks(buffer))
     assert [start for start, _ in chunks] == [0, 20, 40, 60, 80]
-    assert max(images.nbytes for _, images in chunks) <= medmnist.CHUNK_BYTES
+    assert max(images.nbytes for _, images in chunks) <= published.CHUNK_BYTES

@@ -1,4 +1,4 @@
-"""What is trained on sequences says the same as ONNX, which knows neither every operation nor every constant."""
+"""What is trained on sequences and volumes says the same as ONNX, which does not know every operation and constant."""
 
 import numpy as np
 import pytest
@@ -44,3 +44,31 @@ def test_every_network_of_sequences_is_exported_as_it_is(name, hyper, normalisat
     if padded:  # what stands where nothing is real does not matter
         windows[:, 9:, 0] += 100
         np.testing.assert_allclose(Network(tmp_path / "model.onnx").outputs(windows), outputs, atol=1e-5)
+
+
+@pytest.mark.parametrize(("name", "hyper"), [("cnn3d", {"filters": [4, 8]}), ("resnet3d", {"filters": [4, 8]})])
+@pytest.mark.parametrize("normalisation", [{"kind": "sample"}, {"kind": "train", "mean": [40.0], "std": [20.0]}])
+@pytest.mark.parametrize("seen", [1, 10])
+def test_every_network_of_volumes_is_exported_as_it_is_with_its_views(name, hyper, normalisation, seen, tmp_path):
+    backend.start("tensorflow", seed=0)
+    from medloop import params
+    from medloop.training import export, network, views
+
+    volumes = np.random.default_rng(0).integers(0, 256, (3, 9, 12, 10, 1), dtype=np.uint8)
+    spec = network.Spec(name, volumes.shape[1:], 2, hyper, normalisation, "volume", "uint8")
+    plain = network.build(spec)
+    section = params.Views(flip_horizontal=True, shift_px=2) if seen > 1 else params.Views()
+    assert len(views.views(volumes, params.Views(flip_horizontal=seen > 1))) == (2 if seen > 1 else 1)
+    export.save_keras(views.averaged(plain, section), tmp_path / "model.keras")
+    for file in ("model.onnx", "again.onnx"):
+        export.save_onnx(tmp_path / "model.keras", tmp_path / file)
+    assert (tmp_path / "model.onnx").read_bytes() == (tmp_path / "again.onnx").read_bytes()
+    outputs = export.checked_outputs(tmp_path, volumes)  # refuses a difference
+    if seen == 1:
+        np.testing.assert_allclose(outputs, plain(volumes), atol=1e-4)
+        return
+    moves = [(0, 0), (2, 0), (-2, 0), (0, 2), (0, -2)]
+    padded = np.pad(volumes, ((0, 0), (0, 0), (2, 2), (2, 2), (0, 0)), "edge")
+    shifted = [padded[:, :, 2 - h : 14 - h, 2 - w : 12 - w] for h, w in moves]
+    wanted = np.mean([plain(np.ascontiguousarray(each)) for s in shifted for each in (s, s[:, :, :, ::-1])], axis=0)
+    np.testing.assert_allclose(outputs, wanted, atol=1e-4)

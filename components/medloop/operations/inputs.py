@@ -39,8 +39,8 @@ def read(source: Path, kind: str = "image", preprocessing: Mapping[str, Any] | N
     The pseudonyms are those that `ingest` gives to the same files under the same key.
 
     Args:
-        source: a DICOM, PNG, JPEG or TIFF file, or a signal; a folder tree of such files; a samples folder or its
-            manifest.parquet.
+        source: a DICOM, PNG, JPEG or TIFF file, a signal or a volume; a folder tree of such files; a samples folder or
+            its manifest.parquet.
         kind: of sample.
         preprocessing: of the model, as its card has it: how long a window is.
     """

@@ -36,7 +36,7 @@ def predict(
     Args:
         base: names the model.
         model: an alias, a version number, or a `models:/` address.
-        source: an image or a signal, a folder tree of such files, a samples folder or its manifest.parquet.
+        source: an image, a signal or a volume, a folder tree of such files, a samples folder or its manifest.parquet.
         output: a .csv or .parquet file; it appears when all is written.
         paths: add the path of each file below `source`.
         batch: samples held in memory at once.

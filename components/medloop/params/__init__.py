@@ -29,6 +29,7 @@ from medloop.params.stages import (
     Train,
     Validate,
     Views,
+    Volumes,
     Windows,
 )
 
@@ -58,6 +59,7 @@ __all__ = [
     "Trainer",
     "Validate",
     "Views",
+    "Volumes",
     "Windows",
     "check",
     "checked",

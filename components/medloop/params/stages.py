@@ -12,6 +12,8 @@ from medloop.params.section import UNSHOWN, Name, Section, Share
 Stage = Literal["ingest", "validate", "preprocess", "train", "evaluate", "register"]
 STAGES: tuple[Stage, ...] = get_args(Stage)
 Side = Annotated[int, Field(ge=1, le=4096)]
+Edge = Annotated[int, Field(ge=2, le=512)]
+Spacing = Annotated[float, Field(gt=0, le=100)]
 
 
 def _text(value: Any) -> Any:
@@ -138,10 +140,42 @@ class Windows(Section):
         return self
 
 
+class Volumes(Section):
+    """`preprocess.volume:`, for samples of kind volume."""
+
+    size: tuple[Edge, Edge, Edge] = Field(
+        (32, 32, 32), description="voxels of the model's input: depth (up), height (to the front), width (to the right)"
+    )
+    spacing_mm: tuple[Spacing, Spacing, Spacing] | None = Field(
+        None, description="resampled to it, then cut or padded about the middle; null: scaled to fit whole, as cubes"
+    )
+    channels: Literal[1] = Field(1, description="gray")
+    window: tuple[float, float] | None = Field(
+        None, description="values that become 0 and 255, e.g. Hounsfield units; null: clip_percentiles say them"
+    )
+    clip_percentiles: tuple[float, float] = Field((0.0, 100.0), description="of each volume, where there is no window")
+    anisotropic: Literal["refuse", "keep"] = Field(
+        "refuse", description="voxels with unequal sides without spacing_mm; keep: as if they were cubes"
+    )
+    missing: Literal["refuse", "keep"] = Field(
+        "refuse", description="voxels of unknown spacing; keep: as if they had spacing_mm, or were cubes"
+    )
+
+    @model_validator(mode="after")
+    def _low_below_high(self) -> Self:
+        low, high = self.clip_percentiles
+        if not 0 <= low < high <= 100:
+            raise ValueError(f"clip_percentiles must be two of 0 to 100, the lower one first, got {low} and {high}")
+        if self.window and not self.window[0] < self.window[1]:
+            raise ValueError(f"window must be two values, the lower one first, got {list(self.window)}")
+        return self
+
+
 class Preprocess(Section):
     """`preprocess:`"""
 
     sequence: Windows = Windows()
+    volume: Volumes = Volumes()
     size_px: tuple[Side, Side] = Field((64, 64), description="rows and columns of the model's input")
     channels: Literal[1, 3] = Field(1, description="1: gray, 3: RGB")
     clip_percentiles: tuple[float, float] = Field(

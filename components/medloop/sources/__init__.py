@@ -31,7 +31,9 @@ class Sample:
     """
 
     key: str  # unique within the source
-    values: np.ndarray  # images: (H, W) or (H, W, 3) uint8 or uint16, bright is dense; sequences: (T, C) float32
+    # images: (H, W) or (H, W, 3) uint8 or uint16, bright is dense; sequences: (T, C) float32; volumes: (D, H, W) uint8,
+    # uint16, int16 or float32, upwards, to the front, and to the patient's right
+    values: np.ndarray
     bit_depth: int | None = None  # of images, bits in use: 8 says 0..255, 12 says 0..4095
     label: str | None = None  # several labels of one sample are joined by "|"; None: the data set has no classes
     patient_id: str | None = None
@@ -40,7 +42,7 @@ class Sample:
     sex: str | None = None  # F, M or O
     age_years: float | None = None
     modality: str | None = None
-    spacing_mm: tuple[float, ...] | None = None  # of an image: between rows, between columns
+    spacing_mm: tuple[float, ...] | None = None  # between rows, between columns; of a volume: between slices first
     split: str | None = None  # train, val or test, where the source has an official split
     mask: np.ndarray | None = None  # (H, W) uint8, 1 where the finding is
     boxes: tuple[tuple[int, int, int, int], ...] | None = None  # x0, y0, x1, y1 in pixels, ends exclusive

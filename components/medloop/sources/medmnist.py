@@ -1,52 +1,21 @@
 """The 2D sets of MedMNIST v2 and MedMNIST+, by name and size.
 
-Names, classes, digests and addresses as published with Yang et al., MedMNIST v2, Scientific Data 2023, at
-https://medmnist.com and in the records of zenodo that it names.
+Names, classes and digests as published with Yang et al., MedMNIST v2, Scientific Data 2023, at https://medmnist.com.
 """
 
-import hashlib
-import os
-import tempfile
-import urllib.error
-import urllib.request
-import zipfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import IO, Literal
+from typing import Literal
 
 import numpy as np
 from pydantic import Field, field_validator
-from tqdm import tqdm
 
-from medloop import manifest, params
-from medloop.errors import Refused
+from medloop import params, published
+from medloop.published import Dataset, File
 from medloop.sources import Item, Sample
 
-ADDRESS = "https://zenodo.org/records/10519652/files/{file}?download=1"
 SIZES_PX = (28, 64, 128, 224)
-CHUNK_BYTES = 2**20  # of pixels in one item
-BLOCK_BYTES = 2**20  # of a download
-TIMEOUT_S = 30
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """What is published of one set."""
-
-    labels: str  # class names in label order
-    digests: str  # MD5 of the file of each size
-    multi_label: bool = False
-    licence: str = "CC BY 4.0"
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return tuple(self.labels.split("; "))
-
-    def md5(self, size_px: int) -> str:
-        return self.digests.split()[SIZES_PX.index(size_px)]
-
 
 DATASETS = {
     "pathmnist": Dataset(
@@ -140,31 +109,20 @@ class Options(params.Section):
         return DATASETS[self.name]
 
     @property
-    def file(self) -> str:
-        return f"{self.name}.npz" if self.size_px == 28 else f"{self.name}_{self.size_px}.npz"
+    def wanted(self) -> File:
+        return File(self.name, self.size_px, self.dataset.digests.split()[SIZES_PX.index(self.size_px)])
 
 
 def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa: ARG001
     """Yield about a megabyte of images at a time; the official splits are kept.
 
-    The file is looked for in `root`, in $MEDLOOP_DATA and its subfolder of the set's name, and in ~/.medmnist; else it
-    is downloaded to there.
-
     Raises:
-        Refused: the file is not the official one, or there is none and no network.
+        Refused: as `published.path`.
     """
-    if path := _found(root, options):
-        _check(path, options, f"remove {path} and run again to download it")
-    else:
-        path = _downloaded(options)
-    with zipfile.ZipFile(path) as archive:
-        for split in manifest.SPLITS:
-            labels = _labels(_array(archive, f"{split}_labels.npy"), options.dataset)
-            with archive.open(f"{split}_images.npy") as file:
-                for start, images in _chunks(file):
-                    names = labels[start : start + len(images)]
-                    key = f"{options.file}/{split}/{start}"
-                    yield Item(key, partial(_samples, f"{options.file}/{split}", start, images, names, split))
+    archive = published.path(root, options.wanted)
+    for split, start, images, names in published.read(archive, options.dataset):
+        key = f"{options.wanted.file}/{split}"
+        yield Item(f"{key}/{start}", partial(_samples, key, start, images, names, split))
 
 
 def classes(options: Options) -> tuple[str, ...]:
@@ -180,80 +138,6 @@ def multi_label(options: Options) -> bool:
 def notes(options: Options) -> list[str]:
     """Return what a reader must know."""
     return [f"MedMNIST v2 {options.name}, {options.size_px} px, licence {options.dataset.licence}."]
-
-
-def _found(root: Path, options: Options) -> Path | None:
-    folders = [root]
-    if data := os.environ.get("MEDLOOP_DATA"):
-        folders += [Path(data), Path(data) / options.name]
-    paths = (folder / options.file for folder in (*folders, _home()))
-    return next((path for path in paths if path.is_file()), None)
-
-
-def _home() -> Path:
-    return Path.home() / ".medmnist"
-
-
-def _check(path: Path, options: Options, remedy: str) -> None:
-    """Compare the file with its official digest."""
-    with path.open("rb") as file:
-        came = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-    if came != (wanted := options.dataset.md5(options.size_px)):
-        raise Refused(f"{options.file} is not the official file: wanted MD5 {wanted}, got {came}; {remedy}")
-
-
-def _downloaded(options: Options) -> Path:
-    """Fetch the official file to ~/.medmnist; a file that is not whole never gets its name."""
-    path, address = _home() / options.file, ADDRESS.format(file=options.file)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    number, partial_name = tempfile.mkstemp(dir=path.parent, prefix=f".{options.file}.")
-    try:
-        with os.fdopen(number, "wb") as file:
-            _fetch(address, file, options.file)
-        _check(Path(partial_name), options, f"{address} was cut short or has changed: try again")
-        return Path(partial_name).rename(path)
-    except (urllib.error.URLError, TimeoutError, ConnectionError) as error:
-        raise Refused(
-            f"{options.file} is not here, and {address} cannot be reached ({type(error).__name__}): download it "
-            f"elsewhere and place it as {path}, or in a folder that $MEDLOOP_DATA names"
-        ) from None
-    finally:
-        Path(partial_name).unlink(missing_ok=True)
-
-
-def _fetch(address: str, file: IO[bytes], name: str) -> None:
-    with urllib.request.urlopen(address, timeout=TIMEOUT_S) as response:  # noqa: S310  the address is ours
-        size = int(response.headers.get("Content-Length") or 0) or None
-        with tqdm(total=size, unit="B", unit_scale=True, desc=f"download {name}", disable=None) as bar:
-            while block := response.read(BLOCK_BYTES):
-                file.write(block)
-                bar.update(len(block))
-
-
-def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    with archive.open(name) as file:
-        return np.lib.format.read_array(file, allow_pickle=False)
-
-
-def _chunks(file: IO[bytes]) -> Iterator[tuple[int, np.ndarray]]:
-    """Yield (index of the first, images (n, H, W) or (n, H, W, 3)) from an open .npy, a few at a time."""
-    np.lib.format.read_magic(file)
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(file)
-    if fortran or dtype != np.uint8:
-        raise Refused("MedMNIST images must be uint8 in C order: the file is none of the official ones")
-    each = int(np.prod(shape[1:]))
-    step = max(1, CHUNK_BYTES // each)
-    for start in range(0, shape[0], step):
-        count = min(step, shape[0] - start)
-        yield start, np.frombuffer(file.read(count * each), np.uint8).reshape(count, *shape[1:])
-
-
-def _labels(codes: np.ndarray, dataset: Dataset) -> list[str]:
-    """Return class names for codes (N, 1), or (N, classes) of 0 and 1: those joined by "|", "" where there is none."""
-    names = dataset.classes
-    if not dataset.multi_label:
-        return [names[code] for code in codes[:, 0]]
-    return ["|".join(name for name, code in zip(names, row, strict=True) if code) for row in codes]
 
 
 def _samples(key: str, start: int, images: np.ndarray, names: list[str], split: str) -> Iterator[Sample]:

@@ -56,11 +56,11 @@ def train(base: params.Base, section: params.Train, *, arrays: Path, model: Path
 
 def _check_views(section: params.Views, found: data.Arrays) -> None:
     kind = found.about["facts"]["kind"]
-    if kind != "image" and section != params.Views():
-        raise Refused(f"train.tta is about images, these samples are of kind {kind}: leave it out")
-    if section.shift_px >= min(found.shape[:2]):
-        size = "x".join(map(str, found.shape[:2]))
-        raise Refused(f"train.tta.shift_px must be less than the sides of the images, {size}, got {section.shift_px}")
+    if kind not in ("image", "volume") and section != params.Views():
+        raise Refused(f"train.tta is about images and volumes, these samples are of kind {kind}: leave it out")
+    if section.shift_px and section.shift_px >= min(found.shape[-3:-1]):
+        size = "x".join(map(str, found.shape[:-1]))
+        raise Refused(f"train.tta.shift_px must be less than the sides of the {kind}s, {size}, got {section.shift_px}")
 
 
 def _lead(

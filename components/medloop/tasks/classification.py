@@ -18,7 +18,7 @@ from medloop.errors import Refused
 
 __all__ = ["said"]
 
-KINDS = ("image", "sequence")
+KINDS = ("image", "sequence", "volume")
 NUMBERS = False
 GATE = "auc"
 METRICS = (

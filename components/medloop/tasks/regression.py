@@ -14,7 +14,7 @@ from medloop.errors import Refused
 
 __all__ = ["said"]
 
-KINDS = ("image", "sequence")
+KINDS = ("image", "sequence", "volume")
 NUMBERS = True
 GATE = "r2"
 METRICS = ("mae", "rmse", "r2")

@@ -1,4 +1,4 @@
-"""A network that looks at an image several times.
+"""A network that looks at an image, or a volume, several times.
 
 The views are part of the network that is exported: its validation predictions, temperature and threshold, its test
 result and what is served all are those of the views' mean.
@@ -16,10 +16,11 @@ def averaged(trained: keras.Model, section: params.Views) -> keras.Model:
     """Return a network whose logits are the mean of those that `trained` gives to the views; itself if there is one.
 
     Args:
-        trained: from images (B, H, W, C) uint8 to logits (B, outputs).
+        trained: from images (B, H, W, C) or volumes (B, D, H, W, C) uint8 to logits (B, outputs).
         section: which views.
     """
-    image = keras.Input(trained.input_shape[1:], dtype="uint8", name="image")
+    [given] = trained.inputs
+    image = keras.Input(given.shape[1:], dtype=given.dtype, name=given.name)
     seen = views(image, section)
     if len(seen) == 1:
         return trained
@@ -29,23 +30,22 @@ def averaged(trained: keras.Model, section: params.Views) -> keras.Model:
 
 
 def views(image: Any, section: params.Views) -> list[Any]:
-    """Return images (B, H, W, C) as they are, shifted, and each of these flipped."""
+    """Return images (B, ..., H, W, C) as they are, shifted, and each of these flipped."""
     seen, by = [image], section.shift_px
     if by:
-        seen += [_shifted(image, axis, forward, by) for axis in (1, 2) for forward in (True, False)]
+        seen += [_shifted(image, axis, forward, by) for axis in (-3, -2) for forward in (True, False)]
     if section.flip_horizontal:
-        seen += [each[:, :, ::-1] for each in seen]
+        seen += [each[..., ::-1, :] for each in seen]
     if section.flip_vertical:
-        seen += [each[:, ::-1] for each in seen]
+        seen += [each[..., ::-1, :, :] for each in seen]
     return seen
 
 
 def _shifted(image: Any, axis: int, forward: bool, by: int) -> Any:
     """Return images moved along an axis, their first or last line repeated where nothing comes after."""
-    if axis == 2:
-        edge = image[:, :, :1] if forward else image[:, :, -1:]
-        kept = image[:, :, :-by] if forward else image[:, :, by:]
-    else:
-        edge = image[:, :1] if forward else image[:, -1:]
-        kept = image[:, :-by] if forward else image[:, by:]
+
+    def lines(first: int | None, end: int | None) -> Any:
+        return image[(..., slice(first, end), *[slice(None)] * (-axis - 1))]
+
+    edge, kept = (lines(None, 1), lines(None, -by)) if forward else (lines(-1, None), lines(by, None))
     return ops.concatenate([edge] * by + [kept] if forward else [kept] + [edge] * by, axis=axis)

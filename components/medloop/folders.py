@@ -1,0 +1,71 @@
+"""Folders with a file a sample: which files there are, and what a label table or their places say of them."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medloop import labels, manifest
+from medloop.errors import Refused
+
+
+def files(root: Path, table: Path | None, nouns: str) -> list[str]:
+    """Return the files below `root`, sorted; hidden ones and the label table are none of the data."""
+    if not root.is_dir():
+        raise Refused(f"no folder {root}: set ingest.root to the folder with your {nouns}")
+    listed = root / table if table else None
+    names = (path.relative_to(root) for path in root.rglob("*") if path.is_file() and path != listed)
+    return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
+
+
+def rows(
+    root: Path, files: Sequence[str], table: Path | None, *, split_folders: bool, source: str, noun: str
+) -> dict[str, labels.Row]:
+    """Return what is known of each file: by the label table, else by the folder of its class.
+
+    Args:
+        root: of the files.
+        files: below it.
+        table: of labels, below it; None: <root>/<class>/...
+        split_folders: without a table, <root>/<train, val or test>/<class>/...
+        source: whose options the messages name.
+        noun: of a sample.
+
+    Raises:
+        Refused: a file without a label, a row without a file, or folders that are no classes.
+    """
+    if table is None:
+        return _by_folder(files, split_folders, f"ingest.options.{source}", noun)
+    found = labels.read(root / table, "path")
+    labels.match({file: file for file in files}, found, root / table)
+    return found
+
+
+def _by_folder(files: Sequence[str], split_folders: bool, options: str, noun: str) -> dict[str, labels.Row]:
+    depth = 2 if split_folders else 1
+    parts = {file: file.split("/") for file in files}
+    if stray := sum(len(part) <= depth for part in parts.values()):
+        raise Refused(f"every {noun} must lie in the folder of its class, {stray} of {len(files)} do not")
+    if not split_folders:
+        if {part[0] for part in parts.values()} <= {*manifest.SPLITS, "valid", "validation"} and files:
+            raise Refused(
+                f"the class folders are named like splits; set {options}.split_folders: true for "
+                "<train, val or test>/<class>/..."
+            )
+        _check_not_patients(list(parts.values()), options, noun)
+        return {file: labels.Row(part[0]) for file, part in parts.items()}
+    if not {part[0] for part in parts.values()} <= set(manifest.SPLITS):
+        raise Refused(f"with split_folders the folders below the root must be {', '.join(manifest.SPLITS)}")
+    return {file: labels.Row(part[1], split=part[0]) for file, part in parts.items()}
+
+
+def _check_not_patients(parts: list[list[str]], options: str, noun: str) -> None:
+    """Refuse <patient>/<class>/...: a folder below the root names a class, and would be shown as one."""
+    places: dict[str, set[str]] = {}
+    for part in parts:
+        if len(part) > 2:
+            places.setdefault(part[1], set()).add(part[0])
+    shared = sum(len(above) > 1 for above in places.values())
+    if shared > 1:
+        raise Refused(
+            f"the folders below the root must be classes, but {shared} folders inside them stand in several, as "
+            f"classes do inside patients: sort the {noun}s by class, or give a label table ({options}.labels)"
+        )
