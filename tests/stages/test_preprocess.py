@@ -96,7 +96,7 @@ def test_about_says_what_the_report_needs(tmp_path):
     assert about == json.loads((tmp_path / "holdout/about.json").read_text())
     assert about["input_shape"] == [16, 20, 1]
     assert about["classes"] == ["well", "sick"]
-    assert about["facts"] == asdict(FACTS) | {"classes": ["well", "sick"]}
+    assert about["facts"] == asdict(FACTS) | {"classes": ["well", "sick"], "variables": []}
     assert about["counts"] == {
         "train": {"well": 1, "sick": 11},
         "val": {"well": 0, "sick": 6},

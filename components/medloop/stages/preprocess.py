@@ -167,7 +167,7 @@ def _about(job: Job, tables: dict[str, pd.DataFrame], ingested: dict[str, Any]) 
         "schema_version": SCHEMA_VERSION,
         "input_shape": list(job.form.shape),
         "classes": list(facts.classes),
-        "facts": {**asdict(facts), "classes": list(facts.classes)},
+        "facts": {**asdict(facts), "classes": list(facts.classes), "variables": list(facts.variables)},
         "counts": counts,
         "groups": groups,
         "patients": patients,
