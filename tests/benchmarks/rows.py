@@ -4,25 +4,37 @@
 
 A row that is in tests/benchmarks/results.csv already is skipped, so that a run that was cut off goes on where it was.
 Each run opens the test set: settle everything on validation data before. `openings` is what the ledger of this machine
-(`$MEDLOOP_STATE`, else .medloop here) says of the test set, this opening among them.
+(`$MEDLOOP_STATE`, else .medloop here) says of the test set, this opening among them. Rivals that the task fits beside a
+network (ridge regression, an elastic net, ...) have rows of their own. After several seeds a row `mean` follows: the
+mean of the metric over them, with a 95% interval from a bootstrap over patients in which every seed meets the same
+patients. What each run said of the test set is kept in .medloop/rows.
 """
 
 import argparse
 import csv
+import hashlib
 import json
 import os
 import platform
 import shlex
+import shutil
 import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from medloop import plugins, tasks
+from medloop.evaluation import bootstrap
+from medloop.predictions import drawn_together
 from support import ROOT, Project
 
 RESULTS = Path(__file__).with_name("results.csv")
+KEPT = ROOT / ".medloop/rows"
+RESAMPLES = 2000
 COLUMNS = [
     "dataset",
     "task",
@@ -39,7 +51,7 @@ COLUMNS = [
     "seconds",
     "hardware",
 ]
-METRICS = ("auc", "accuracy", "balanced_accuracy")
+METRICS = ("auc", "accuracy", "balanced_accuracy", "kappa", "f1", "mae", "rmse", "r2")  # those that a task has
 
 
 def main() -> None:
@@ -51,19 +63,22 @@ def main() -> None:
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--set", action="append", default=[], help="KEY=VALUE, for an ablation")
     asked = options.parse_args()
-    for seed in asked.seeds:
-        settings = [
-            f"train.architectures=[{asked.architecture}]",
-            f"ingest.leaks={asked.leaks}",
-            f"base.seed={seed}",
-            *asked.set,
-        ]
-        given = " ".join(f"-S {shlex.quote(setting)}" for setting in settings)
-        command = f"medloop repro -p {asked.profile} {given}"
-        if command in {row["command"] for row in rows()}:
-            print(f"is there: {command}")
+    commands = [command(asked, seed) for seed in asked.seeds]
+    for seed, each in zip(asked.seeds, commands, strict=True):
+        if each in {row["command"] for row in rows()}:
+            print(f"is there: {each}")
         else:
-            append(command, seed)
+            append(_run(each, seed))
+    together = command(asked, ",".join(map(str, asked.seeds)))
+    if len(commands) > 1 and together not in {row["command"] for row in rows()}:
+        append(_mean([_kept(each) for each in commands], together))
+
+
+def command(asked: argparse.Namespace, seed: int | str) -> str:
+    """Return the command that makes a row."""
+    settings = [f"train.architectures=[{asked.architecture}]", f"ingest.leaks={asked.leaks}", f"base.seed={seed}"]
+    given = " ".join(f"-S {shlex.quote(setting)}" for setting in [*settings, *asked.set])
+    return f"medloop repro -p {asked.profile} {given}"
 
 
 def rows() -> list[dict[str, str]]:
@@ -74,30 +89,8 @@ def rows() -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def append(command: str, seed: int) -> None:
-    """Run a command in a copy of this project, and add a row for each metric, all at once."""
-    with tempfile.TemporaryDirectory() as folder:
-        project = Project(Path(folder))
-        state = Path(os.environ.get("MEDLOOP_STATE") or ROOT / ".medloop").absolute()
-        project.env |= {"MEDLOOP_STATE": str(state), "MEDLOOP_DATA": os.environ.get("MEDLOOP_DATA", _shared())}
-        begin = time.perf_counter()
-        project.run(*shlex.split(command), timeout=6 * 3600)
-        seconds = time.perf_counter() - begin
-        found = project.folder / "artifacts/evaluation"
-        metrics, card = (json.loads((found / name).read_text()) for name in ("metrics.json", "card.json"))
-    about = {
-        "dataset": card["dataset"],
-        "task": card["task"],
-        "architecture": card["architecture"],
-        "seed": seed,
-        "leaks": metrics["leaks"]["regime"],
-        "test_samples": metrics["n"]["samples"],
-        "openings": metrics["openings"],
-        "command": command,
-        "seconds": round(seconds),
-        "hardware": _hardware(),
-    }
-    added = [about | {"metric": name} | _rounded(metrics["test"][name]) for name in METRICS]
+def append(added: list[dict[str, Any]]) -> None:
+    """Add rows, all at once."""
     new = not RESULTS.exists()
     with RESULTS.open("a", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
@@ -108,8 +101,73 @@ def append(command: str, seed: int) -> None:
         print(*(f"{key} {row[key]}" for key in COLUMNS[:9]), sep=", ", flush=True)
 
 
-def _rounded(score: dict[str, Any]) -> dict[str, float]:
-    return {key: round(score[key], 4) for key in ("value", "low", "high")}
+def _run(command: str, seed: int) -> list[dict[str, Any]]:
+    """Run a command in a copy of this project, keep what it said of the test set, and return its rows."""
+    kept = _kept(command)
+    with tempfile.TemporaryDirectory() as folder:
+        project = Project(Path(folder))
+        state = Path(os.environ.get("MEDLOOP_STATE") or ROOT / ".medloop").absolute()
+        project.env |= {"MEDLOOP_STATE": str(state), "MEDLOOP_DATA": os.environ.get("MEDLOOP_DATA", _shared())}
+        begin = time.perf_counter()
+        project.run(*shlex.split(command), timeout=6 * 3600)
+        seconds = time.perf_counter() - begin
+        kept.mkdir(parents=True, exist_ok=True)
+        for name in ("metrics.json", "card.json", "predictions.parquet"):
+            shutil.copy(project.folder / "artifacts/evaluation" / name, kept)
+    metrics, card = (json.loads((kept / name).read_text()) for name in ("metrics.json", "card.json"))
+    about = {
+        "dataset": card["dataset"],
+        "task": card["task"],
+        "seed": seed,
+        "leaks": metrics["leaks"]["regime"],
+        "test_samples": metrics["n"]["samples"],
+        "openings": metrics["openings"],
+        "command": command,
+        "seconds": round(seconds),
+        "hardware": _hardware(),
+    }
+    said = {card["architecture"]: metrics["test"], **metrics.get("floors", {})}
+    found = [
+        about | {"architecture": architecture, "metric": name} | _rounded(scores[name])
+        for architecture, scores in said.items()
+        for name in METRICS
+        if name in scores
+    ]
+    (kept / "about.json").write_text(json.dumps(found[0]))
+    return found
+
+
+def _mean(runs: list[Path], command: str) -> list[dict[str, Any]]:
+    """Return rows of the mean over runs that differ in their seed alone."""
+    abouts = [json.loads((run / "about.json").read_text()) for run in runs]
+    task = plugins.load(tasks, abouts[0]["task"])
+    said = []
+    for run in runs:
+        table = pd.read_parquet(run / "predictions.parquet")
+        table = table.sort_values([name for name in ("sample_id", "start") if name in table], ignore_index=True)
+        said.append(task.read(table, json.loads((run / "card.json").read_text())))
+    groups = bootstrap.clusters(drawn_together(said[0].table))
+    drawn = [bootstrap.draw(each.metrics, groups, RESAMPLES, seed=0) for each in said]
+    values, size = [each.metrics() for each in said], task.rarest(said[0].labels, groups)
+    about = abouts[0] | {"seed": "mean", "command": command}
+    about["openings"] = max(each["openings"] for each in abouts)
+    about["seconds"] = round(sum(each["seconds"] for each in abouts) / len(abouts))
+    found = []
+    for name in METRICS:
+        if name in values[0]:
+            value = sum(float(each[name][0]) for each in values) / len(runs)
+            resampled = sum(each[name] for each in drawn) / len(runs)
+            interval = bootstrap.interval(value, resampled, 0.95, size=size, centred=name in task.CENTRED)
+            found.append(about | {"metric": name} | _rounded(interval))
+    return found
+
+
+def _kept(command: str) -> Path:
+    return KEPT / hashlib.sha256(command.encode()).hexdigest()[:16]
+
+
+def _rounded(score: dict[str, Any]) -> dict[str, float | None]:
+    return {key: None if score[key] is None else round(score[key], 4) for key in ("value", "low", "high")}
 
 
 def _shared() -> str:
