@@ -3,12 +3,12 @@
     python tests/benchmarks/ecg5000.py [--architecture resnet1d] [--repeats 10] [--set KEY=VALUE ...]
 
 Each half of the 500 beats trains once and is the test set once, in each of ten stratified shuffles. The rival is
-MiniRocketClassifier of the package aeon, as it comes, in an environment of its own that `uv` makes. Results are appended
-to ecg5000.csv, so that a run that was cut off goes on where it was. The beats are of one patient, and near-identical ones
-stand on both sides: leaks are reported, for the network and for the rival alike.
+MiniRocketClassifier of the package aeon, as it comes, in an environment of its own that `uv` makes. Results are
+appended to ecg5000.csv, so that a run that was cut off goes on where it was. The beats are of one patient, and
+near-identical ones stand on both sides: leaks are reported, for the network and for the rival alike.
 
-The interval of the mean difference is that of Nadeau and Bengio, Inference for the generalization error, 2003: results on
-resampled data are not independent, so that their variance is multiplied by 1/n + test size / train size.
+The interval of the mean difference is that of Nadeau and Bengio, Inference for the generalization error, 2003: results
+on resampled data are not independent, so that their variance is multiplied by 1/n + test size / train size.
 """
 
 import argparse
