@@ -6,7 +6,8 @@ BIN := .venv/bin
 LOCK ?= $(or $(patsubst .venv/installed-%,%,$(firstword $(wildcard .venv/installed-*))),default)
 READY := .venv/installed-$(LOCK)
 PYTHONS := python3.13 python3.12 python3.11 python3
-UV_COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade -q
+UV_COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --upgrade -q \
+	--excludes requirements/excluded.txt
 
 # SET holds KEY=VALUE words, quoted as in a shell; nothing in it is run.
 SETTINGS := words=$$(xargs -r printf '%s\n' <<<"$$SET") && { settings=(); [ -z "$$words" ] || mapfile -t settings <<<"$$words"; } &&
