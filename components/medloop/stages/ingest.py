@@ -83,7 +83,7 @@ def ingest(
     ):
         packed = packing.pack(items.entries, folder, items.total)
         packing.check(packed, section)
-        report = _finish(packed, job, folder)
+        report = _finish(packed, job, items.facts, folder)
     return report | {"items": packed.count, "taken_over": packed.taken}
 
 
@@ -105,7 +105,8 @@ def ingest_part(
     ):
         packed = packing.pack(items.entries, folder, items.total)
         files = {job.pseudonyms.of("item", path): md5 for path, md5 in items.digests.items()}
-        joining.write(packed, listing, {file: md5 for file, md5 in files.items() if own.owns(file)}, folder)
+        mine = {file: md5 for file, md5 in files.items() if own.owns(file)}
+        joining.write(packed, listing, mine, items.facts, folder)
     return {"items": packed.count, "taken_over": packed.taken}
 
 
@@ -136,7 +137,8 @@ def _read(job: Job, listing: Listing, shard: Shard, previous: Path | None) -> It
         decode = decoding.Decoding(job.section, job.pseudonyms, digests, shard, job.base.kind, earlier)
         items = job.source.items(root, job.options, seed=job.base.seed)
         total = job.source.total(root, job.options) if shard.count == 1 and hasattr(job.source, "total") else None
-        yield joining.Items(decode.entries(items, listing), total, digests)
+        facts = job.source.facts(root, job.options) if hasattr(job.source, "facts") else {}
+        yield joining.Items(decode.entries(items, listing), total, digests, facts)
 
 
 @contextmanager
@@ -188,7 +190,7 @@ def _check_key(samples: Path, pseudonyms: privacy.Pseudonyms) -> None:
         )
 
 
-def _finish(packed: packing.Packed, job: Job, folder: Path) -> dict[str, Any]:
+def _finish(packed: packing.Packed, job: Job, said: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Judge what was packed, write its manifest and report to `folder`, and return the report."""
     section = job.section
     table, official = packed.table, _official(packed)
@@ -207,6 +209,7 @@ def _finish(packed: packing.Packed, job: Job, folder: Path) -> dict[str, Any]:
         leaks=section.leaks,
         leak_pairs=_left_in(pairs, section),
         key_fingerprint=job.pseudonyms.fingerprint,
+        **said,
     )
     _check_table(table, facts)
     manifest.write(table, facts, folder)

@@ -285,4 +285,5 @@ def _card(base: params.Base, arrays: data.Arrays) -> dict[str, Any]:
         "input_units": arrays.train.kind.INPUT_UNITS,
         "preprocessing": arrays.about["preprocessing"],
         "simulated": bool(arrays.about["facts"]["simulated"]),
+        **({"question": question} if (question := arrays.about["facts"].get("question")) else {}),
     }

@@ -18,7 +18,7 @@ from medloop.errors import Refused
 
 __all__ = ["said"]
 
-KINDS = ("image", "sequence", "volume")
+KINDS = ("image", "sequence", "volume", "table")
 NUMBERS = False
 GATE = "auc"
 METRICS = (
@@ -230,13 +230,14 @@ def chosen(
     positive = positive_index(card["classes"], section.positive_class)
     heat, calibrated = temperature(outputs, labels)
     probability = probabilities(outputs, heat)
-    threshold = operating_threshold(labels, probability, positive, section.target_sensitivity)
+    target = section.target_sensitivity
+    threshold = None if target is None else operating_threshold(labels, probability, positive, target)
     return {
         "temperature": heat,
         "calibrated": calibrated,
         "threshold": threshold,
         "positive_class": card["classes"][positive],
-        "operating_point": _operating_point(labels, probability, threshold, positive, section.target_sensitivity),
+        "operating_point": _operating_point(labels, probability, threshold, positive, target),
     }
 
 
@@ -340,7 +341,7 @@ def operating_threshold(labels: np.ndarray, probability: np.ndarray, positive: i
 
 
 def _operating_point(
-    labels: np.ndarray, probability: np.ndarray, threshold: float | None, positive: int, target: float
+    labels: np.ndarray, probability: np.ndarray, threshold: float | None, positive: int, target: float | None
 ) -> dict[str, Any]:
     """Return what the decision was set to do, and what it does on validation data."""
     decisions = decide(probability, threshold, positive)

@@ -116,7 +116,12 @@ def mean_and_std(images: np.ndarray, *, mask: bool = False) -> tuple[list[float]
     levels, total = np.arange(256), histogram.sum(axis=1)
     mean = histogram @ levels / total
     variance = histogram @ levels**2 / total - mean**2
-    return mean.tolist(), np.sqrt(np.maximum(variance, 1e-12)).tolist()
+    return mean.tolist(), _deviation(variance)
+
+
+def _deviation(variance: np.ndarray) -> list[float]:
+    """Return standard deviations, 1 of a channel that is constant: it becomes zeros."""
+    return np.where(variance > 1e-12, np.sqrt(np.maximum(variance, 0)), 1.0).tolist()
 
 
 def _of_floats(inputs: np.ndarray, mask: bool) -> tuple[list[float], list[float]]:
@@ -134,7 +139,7 @@ def _of_floats(inputs: np.ndarray, mask: bool) -> tuple[list[float], list[float]
     mean = total / count
     for flat in real():
         squares += ((flat - mean) ** 2).sum(axis=0)
-    return mean.tolist(), np.sqrt(np.maximum(squares / count, 1e-12)).tolist()
+    return mean.tolist(), _deviation(squares / count)
 
 
 def batch_size(split: Split, section: params.Train) -> int:
