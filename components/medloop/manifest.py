@@ -65,6 +65,7 @@ class Facts:
     question: str | None = None  # the clinical one, where the source says it
     simulated: bool = False
     multi_label: bool = False
+    ordered: bool = False  # the classes are grades, from the lowest to the highest
     official_split: bool = False
     split_in_time: bool = False  # recordings are cut: a patient may stand on two sides, a moment may not
     has_patients: bool = True

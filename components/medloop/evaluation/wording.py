@@ -15,13 +15,18 @@ NAMES = {
     "ppv": "PPV",
     "npv": "NPV",
     "f1": "F1",
+    "average_precision": "Average precision",
+    "micro_f1": "F1 over all labels",
+    "exact_match": "All labels right",
+    "kappa": "Quadratic kappa",
+    "within_one": "Within one grade",
     "brier": "Brier score",
     "ece": "Calibration error (ECE)",
     "mae": "Mean absolute error",
     "rmse": "Root mean squared error",
     "r2": "R²",
 }
-PERCENT = {"accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv"}
+PERCENT = {"accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv", "exact_match", "within_one"}
 IN_UNITS = {"mae", "rmse"}  # of what is predicted
 SMALL_TEST_SET = 100  # patients
 
@@ -140,6 +145,34 @@ def one(units: str) -> str:
 def small(metrics: Mapping[str, Any], units: str, few: str = "") -> str:
     """Return that the test set is small, and which classes are."""
     return f"The test set is small ({metrics['n']['samples']} {units}{few}): mind the width of the intervals."
+
+
+def small_classes(metrics: Mapping[str, Any], units: str, least: int) -> str | None:
+    """Return that the test set is small, or that a class of it has fewer than `least` samples; or None."""
+    n = metrics["n"]
+    patients = n["samples"] if n["patients"] is None else n["patients"]
+    rare = {name: count for name, count in n["classes"].items() if count < least}
+    if patients >= SMALL_TEST_SET and not rare:
+        return None
+    return small(metrics, units, "".join(f", {count} of {name}" for name, count in rare.items()))
+
+
+def calibration(error: Mapping[str, Any], calibrated: bool, limit: float) -> str:
+    """Return what probabilities with a calibration error are worth; above `limit` they are none."""
+    if not calibrated:
+        return "The probabilities are not calibrated: validation data gave no temperature. Read them as a ranking."
+    off = f"The probabilities, calibrated on validation data, are off by {percent(error['value'])} on average"
+    surely = error["value"] if error["low"] is None else error["low"]
+    return f"{off}: read them as a ranking." if surely > limit else f"{off} on the test set."
+
+
+def of_100(entry: Mapping[str, Any]) -> str:
+    """Return a share as a number of 100, e.g. "91 (interval 88 to 94)"."""
+    if entry["value"] is None:
+        return "an unknown number"
+    if entry["low"] is None:
+        return f"{100 * entry['value']:.0f}"
+    return f"{100 * entry['value']:.0f} (interval {100 * entry['low']:.0f} to {100 * entry['high']:.0f})"
 
 
 def _poor_groups(metrics: Mapping[str, Any], judged: Sequence[str]) -> list[str]:

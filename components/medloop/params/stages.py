@@ -86,6 +86,9 @@ class Ingest(Section):
     dvc: DvcReference | None = Field(None, description="in place of root: repo, path and rev of a DVC project's data")
     options: dict[str, dict[str, Any]] = Field({}, description="by source: what its own `Options` declares")
     split: Split = Split()
+    order: tuple[str, ...] | None = Field(
+        None, description="the classes from the lowest to the highest, for task ordinal; null: as the source has them"
+    )
     leaks: Literal["refuse", "drop", "report"] = Field("refuse", description="what happens to samples on two sides")
     leak_thresholds: LeakThresholds = LeakThresholds()
     max_rejected: Share = Field(0.0, description="share of samples that may be unreadable before the run stops")

@@ -9,6 +9,7 @@ and optionally
 - `KIND`, of its samples: a file of medloop/kinds (else: "image");
 - `classes(options)`: the class names in label order (else: the labels that were found, sorted);
 - `multi_label(options)`: whether a sample may have several labels (else: no);
+- `ordered(options)`: whether `classes` is an order, from the lowest grade to the highest (else: no);
 - `split_in_time(options)`: whether recordings are cut into stretches, each on one side (else: no);
 - `facts(root, options)`: what it says of all samples, fields of `manifest.Facts`: names of variables, the question;
 - `total(root, options)`: how many items there are, for the progress bar;

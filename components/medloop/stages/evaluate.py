@@ -69,6 +69,8 @@ def evaluate(
             "confidence": section.confidence,
             **opened,
         }
+        if labels := scores.by_label(predictions, task, section, base.seed):
+            metrics["labels"] = labels
         if floors := about.get("floors"):
             metrics["floors"] = _floors(floors, arrays, predictions, task, section, base.seed)
         provenance.write_json(folder / "metrics.json", metrics)

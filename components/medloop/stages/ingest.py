@@ -198,11 +198,12 @@ def _finish(packed: packing.Packed, job: Job, said: Mapping[str, Any], folder: P
     dropped = _leave_out(pairs, packed, table, job)
     table = table[~table["sample_id"].isin(dropped)].reset_index(drop=True)
     facts = manifest.Facts(
-        classes=_classes(job.source, job.options, table),
+        classes=_classes(job, table),
         source=section.source,
         kind=job.base.kind,
         simulated=getattr(job.source, "SIMULATED", False),
         multi_label=_multi_label(job.source, job.options),
+        ordered=section.order is not None or _ordered(job.source, job.options),
         official_split=official,
         split_in_time=_split_in_time(job.source, job.options),
         has_patients=bool(table["patient_id"].notna().all()),
@@ -265,12 +266,25 @@ def _multi_label(source: ModuleType, options: params.Section) -> bool:
     return source.multi_label(options) if hasattr(source, "multi_label") else False
 
 
-def _classes(source: ModuleType, options: params.Section, table: pd.DataFrame) -> tuple[str, ...]:
+def _ordered(source: ModuleType, options: params.Section) -> bool:
+    return bool(source.ordered(options)) if hasattr(source, "ordered") else False
+
+
+def _classes(job: Job, table: pd.DataFrame) -> tuple[str, ...]:
     if table["label"].isna().all():
         return ()
-    if hasattr(source, "classes"):
-        return tuple(source.classes(options))
-    return tuple(sorted(set(_labels(table["label"], _multi_label(source, options)))))
+    if hasattr(job.source, "classes"):
+        found = tuple(job.source.classes(job.options))
+    else:
+        found = tuple(sorted(set(_labels(table["label"].dropna(), _multi_label(job.source, job.options)))))
+    if job.section.order is None:
+        return found
+    if sorted(job.section.order) != sorted(found):
+        raise Refused(
+            f"ingest.order must name each class once, from the lowest to the highest: the classes are "
+            f"{', '.join(found)}, it names {', '.join(job.section.order)}"
+        )
+    return job.section.order
 
 
 def _labels(column: pd.Series, multi_label: bool) -> list[str]:
