@@ -138,6 +138,26 @@ def test_it_learns_what_the_findings_say_and_the_report_asks_the_question(loop):
     assert (card["kind"], card["threshold"], card["question"]) == ("table", None, "is the patient ill?")
 
 
+def test_an_elastic_net_stands_beside_it_with_the_difference_by_patient(loop):
+    from medloop import elastic_net
+
+    entry = loop.about["floors"]["elastic_net"]
+    inputs = np.load(loop.folder / "holdout/test/inputs.npy")
+    labels = np.load(loop.folder / "holdout/test/labels.npy")
+    decided = elastic_net.kept(entry).outputs(inputs).argmax(axis=1)
+    floor, ours = loop.metrics["floors"]["elastic_net"], loop.metrics["test"]
+    assert floor["accuracy"]["value"] == pytest.approx((decided == labels).mean())
+    assert floor["auc"]["value"] > 0.75
+    assert len(entry["labels"]) == 90 - len(labels)
+    for name in ("auc", "accuracy"):
+        found = loop.metrics["beyond"]["elastic_net"][name]
+        assert found["value"] == pytest.approx(ours[name]["value"] - floor[name]["value"])
+        assert found["low"] <= found["value"] <= found["high"]
+        assert found["high"] - found["low"] < ours[name]["high"] - ours[name]["low"], "it is paired"
+    page = (loop.folder / "evaluation/report.html").read_text()
+    assert "Less an elastic net on the same inputs, each resample on the same patients: AUC" in page
+
+
 def test_two_trainings_give_the_same_bytes(loop, tmp_path):
     train(BASE, TRAIN, arrays=loop.folder / "arrays", model=tmp_path / "mlp")
     for name in ("model.onnx", "card.json", "validation.parquet", "history.parquet"):

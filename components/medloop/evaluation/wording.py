@@ -27,6 +27,11 @@ NAMES = {
     "r2": "R²",
 }
 PERCENT = {"accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv", "exact_match", "within_one"}
+RIVALS = {
+    "elastic_net": "an elastic net on the same inputs",
+    "persistence": "persistence (the last value stays)",
+    "ridge": "ridge regression on the same inputs",
+}
 IN_UNITS = {"mae", "rmse"}  # of what is predicted
 SMALL_TEST_SET = 100  # patients
 
@@ -82,6 +87,15 @@ def splits(about: Mapping[str, Any], units: str = "images") -> list[str]:
     return texts
 
 
+def beyond(metrics: Mapping[str, Any]) -> list[str]:
+    """Return how the network compares with each simple rival on the same test data, in plain sentences."""
+    found = []
+    for name, differences in metrics.get("beyond", {}).items():
+        told = [f"{NAMES[metric]} {_signed(each)}" for metric, each in differences.items()]
+        found.append(f"Less {RIVALS.get(name, name)}, each resample on the same patients: {', '.join(told)}.")
+    return found
+
+
 def limits(
     metrics: Mapping[str, Any],
     choice: Mapping[str, Any],
@@ -92,7 +106,13 @@ def limits(
     units: str = "images",
 ) -> list[str]:
     """Return the limits of the figures, the gravest first; what is wrong by the measure of its task says the `page`."""
-    found = [_leaks(metrics, units), page.broken(metrics), _simulated(card, units), _patients(facts, units)]
+    found = [
+        _leaks(metrics, units),
+        page.broken(metrics),
+        *_beaten(metrics),
+        _simulated(card, units),
+        _patients(facts, units),
+    ]
     found += [
         page.small(metrics, units),
         *_poor_groups(metrics, page.JUDGED),
@@ -115,6 +135,16 @@ def _leaks(metrics: Mapping[str, Any], units: str) -> str | None:
         f"Leaks were left in: {leaks['pairs']} test {units} have a copy in train or validation data, so that the "
         "figures are better than the model. This version cannot be promoted."
     )
+
+
+def _beaten(metrics: Mapping[str, Any]) -> list[str]:
+    """Return by which metrics the network is worse than a simple rival, beyond what chance explains."""
+    return [
+        f"Worse than {RIVALS.get(name, name)}: {NAMES[metric]} {_signed(each)}. Use that one."
+        for name, differences in metrics.get("beyond", {}).items()
+        for metric, each in differences.items()
+        if each["high"] is not None and each["high"] < 0
+    ]
 
 
 def _simulated(card: Mapping[str, Any], units: str) -> str | None:
@@ -224,6 +254,15 @@ def chosen(choice: Mapping[str, Any]) -> str:
         f"Chosen on validation data: architecture {choice['architecture']}, "
         f"{NAMES[gate]} {figure(mine, gate)} there{against}."
     )
+
+
+def _signed(entry: Mapping[str, Any]) -> str:
+    """Return a difference with its interval."""
+    if entry["value"] is None:
+        return "–"
+    if entry["low"] is None:
+        return f"{entry['value']:+.3f} (no interval)"
+    return f"{entry['value']:+.3f} ({entry['low']:+.3f} to {entry['high']:+.3f})"
 
 
 def _shown(value: float, name: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medloop import manifest, params, tabular
+from medloop import elastic_net, manifest, params, tabular
 from medloop.errors import Refused
 from medloop.kinds import Form, Part
 from medloop.sources import Sample
@@ -142,6 +142,27 @@ def arrays(rows: pd.DataFrame, values: manifest.Values, form: Form) -> Iterator[
 def targets(rows: pd.DataFrame, values: manifest.Values, form: Form) -> np.ndarray | None:  # noqa: ARG001
     """Return None: a record says nothing of its own future."""
     return None
+
+
+def floors(
+    inputs: Sequence[np.ndarray], labels: np.ndarray, patients: Sequence[str], about: Mapping[str, Any], seed: int
+) -> dict[str, Any]:
+    """Return the elastic net, where classes are told.
+
+    Args:
+        inputs: (N, F) of train, then of validation data.
+        labels: of both together.
+        patients: of each record of both.
+        about: about.json.
+        seed: of the folds.
+    """
+    if not about["classes"] or labels.ndim > 1 or labels.dtype.kind != "i":
+        return {}
+    rows = elastic_net.drawn(patients, seed)
+    both = np.concatenate([part[rows[(rows >= begin) & (rows < begin + len(part))] - begin]
+                           for begin, part in zip((0, len(inputs[0])), inputs, strict=True)])  # fmt: skip
+    own = [patients[row] for row in rows]
+    return {elastic_net.NAME: elastic_net.beside(both, labels[rows], own, len(about["classes"]), seed)}
 
 
 def augment(

@@ -60,7 +60,7 @@ def preprocess(
             tables[split] = job.kind.index(rows, job.form)
             tables[split].to_parquet(folder / split / "index.parquet", index=False)
         about = _about(job, tables, json.loads((samples / "ingest.json").read_text()))
-        if floors := _floors(job, about, development / "train"):
+        if floors := _floors(job, about, development, base.seed):
             about["floors"] = floors
         for folder in (development, sealed):
             provenance.write_json(folder / "about.json", about)
@@ -185,10 +185,19 @@ def _counts(index: pd.DataFrame, facts: manifest.Facts) -> dict[str, int]:
     return {name: int(found.get(name, 0)) for name in facts.classes}
 
 
-def _floors(job: Job, about: dict[str, Any], train: Path) -> dict[str, Any]:
-    """Return what a network must beat, fitted on train alone."""
-    inputs = np.load(train / "inputs.npy", mmap_mode="r")
-    return dict(job.task.floors(inputs, np.load(train / "labels.npy"), about))
+def _floors(job: Job, about: dict[str, Any], development: Path, seed: int) -> dict[str, Any]:
+    """Return what a network must beat: of the task, fitted on train alone, and of the kind, on train and validation."""
+    inputs, labels = (
+        [np.load(development / split / f"{name}.npy", mmap_mode="r") for split in ("train", "val")]
+        for name in ("inputs", "labels")
+    )
+    found = dict(job.task.floors(inputs[0], labels[0], about))
+    classes = job.facts.classes
+    if not hasattr(job.kind, "floors") or job.task.outputs(classes) != len(classes):  # it gives a logit a class
+        return found
+    index = pd.concat([pd.read_parquet(development / split / "index.parquet") for split in ("train", "val")])
+    patients = index["patient_id"].fillna(index["sample_id"]).tolist()
+    return found | dict(job.kind.floors(inputs, np.concatenate(labels), patients, about, seed))
 
 
 def _write(rows: pd.DataFrame, blocks: Iterable[bytes | memoryview], job: Job, folder: Path) -> None:
