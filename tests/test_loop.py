@@ -189,7 +189,7 @@ def test_a_new_source_is_one_new_file(tmp_path):
         ({"validate": {"suite": "nix"}}, "unknown expectation 'nix'; known: image"),
         (
             {"train": {"architectures": ["nix"], "hyper": {"nix": {}}}},
-            "unknown model 'nix'; known: attention, cnn, cnn3d, convnext, densenet, lstm",
+            "unknown model 'nix'; known: attention, cnn, cnn3d, convnext, densenet",
         ),
         ({"ingest": {"source": "medmnist", "options": {"medmnist": {"name": "nixmnist"}}}}, "breastmnist"),
         ({"ingest": {"root": "data/nowhere"}}, "data/nowhere"),

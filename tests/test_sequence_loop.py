@@ -107,6 +107,9 @@ def test_metrics_stand_beside_those_of_simple_rivals_on_the_same_windows(loop):
     assert set(loop.metrics["floors"]) == {"persistence", "ridge"}
     for found in (loop.metrics["test"], *loop.metrics["floors"].values()):
         assert all(entry["low"] <= entry["value"] <= entry["high"] for entry in found.values())
+    for name, found in loop.metrics["beyond"].items():
+        gap = loop.metrics["test"]["r2"]["value"] - loop.metrics["floors"][name]["r2"]["value"]
+        assert found["r2"]["value"] == pytest.approx(gap)
     table = pd.read_parquet(loop.folder / "evaluation/predictions.parquet")
     error = table["prediction"] - table["label"]
     assert loop.metrics["test"]["rmse"]["value"] == pytest.approx(np.sqrt((error**2).mean()))

@@ -215,8 +215,9 @@ def evaluate(
     kubeflow.describe(evaluation)
     for name, value in kubeflow.test_metrics(Path(evaluation.path)).items():
         metrics.log_metric(name, value)
-    if kubeflow.has_classes(Path(evaluation.path)):
+    if kubeflow.has_roc_curve(Path(evaluation.path)):
         curves.log_roc_curve(*kubeflow.roc_curve(Path(evaluation.path)))
+    if kubeflow.has_confusion_matrix(Path(evaluation.path)):
         curves.log_confusion_matrix(*kubeflow.confusion_matrix(Path(evaluation.path)))
     copyfile(Path(evaluation.path) / "report.html", report.path)
 

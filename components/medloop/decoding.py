@@ -15,6 +15,7 @@ from medloop.packing import Entry, Row
 from medloop.sources import Item
 
 DECODERS = (
+    "h5py",
     "nibabel",
     "numpy",
     "opencv-python-headless",

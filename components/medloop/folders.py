@@ -17,7 +17,7 @@ def files(root: Path, table: Path | None, nouns: str) -> list[str]:
 
 
 def rows(
-    root: Path, files: Sequence[str], table: Path | None, *, split_folders: bool, source: str, noun: str
+    root: Path, files: Sequence[str], table: Path | None, *, split_folders: bool, source: str, noun: str, several: bool
 ) -> dict[str, labels.Row]:
     """Return what is known of each file: by the label table, else by the folder of its class.
 
@@ -28,13 +28,16 @@ def rows(
         split_folders: without a table, <root>/<train, val or test>/<class>/...
         source: whose options the messages name.
         noun: of a sample.
+        several: a sample may have several labels, or none, by the table.
 
     Raises:
         Refused: a file without a label, a row without a file, or folders that are no classes.
     """
+    if table is None and several:
+        raise Refused(f"several labels stand in a table: set ingest.options.{source}.labels, or several: false")
     if table is None:
         return _by_folder(files, split_folders, f"ingest.options.{source}", noun)
-    found = labels.read(root / table, "path")
+    found = labels.read(root / table, "path", several=several)
     labels.match({file: file for file in files}, found, root / table)
     return found
 

@@ -31,15 +31,16 @@ class Items(NamedTuple):
     entries: Generator[Entry]
     total: int | None  # for the progress bar
     digests: dict[str, str]  # MD5 of the files of the data, by path
+    facts: dict[str, Any]  # what the source says of all samples
 
 
-def write(packed: Packed, listing: Listing, files: Mapping[str, str], folder: Path) -> None:
-    """Write what is known of a shard beside its pixels; `files` are MD5s by pseudonyms."""
+def write(packed: Packed, listing: Listing, files: Mapping[str, str], facts: Mapping[str, Any], folder: Path) -> None:
+    """Write what is known of a shard beside its pixels; `files` are MD5s by pseudonyms, `facts` the source's own."""
     pq.write_table(pa.Table.from_pydict(packed.columns, schema=manifest.SCHEMA), folder / SAMPLES)
     packed.write_items(folder)
     hashed = [{"file": file, "md5": files[file]} for file in sorted(files)]
     pq.write_table(pa.Table.from_pylist(hashed, FILE_COLUMNS), folder / FILES)
-    provenance.write_json(folder / LISTING, {"digest": listing.digest(), "items": listing.count})
+    provenance.write_json(folder / LISTING, {"digest": listing.digest(), "items": listing.count, "facts": facts})
 
 
 def joined(
@@ -67,7 +68,7 @@ def joined(
     if known_hash not in (None, came := data.combined(by_path)):
         raise Refused(f"the data is not what its DVC project says: wanted {known_hash}, got {came}")
     entries = heapq.merge(*(_entries(folder, names) for folder in folders), key=lambda entry: entry.position)
-    return Items(entries, listings[0]["items"], by_path)
+    return Items(entries, listings[0]["items"], by_path, listings[0]["facts"])
 
 
 def _entries(folder: Path, names: Mapping[str, str]) -> Generator[Entry]:

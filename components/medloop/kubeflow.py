@@ -123,9 +123,15 @@ def test_metrics(evaluation: Path) -> dict[str, float]:
     return {name: value for name, value in named.items() if value is not None}
 
 
-def has_classes(evaluation: Path) -> bool:
-    """Tell whether the model names classes, of which the UI shows curves."""
-    return bool(json.loads((evaluation / "card.json").read_text())["classes"])
+def has_roc_curve(evaluation: Path) -> bool:
+    """Tell whether one of the model's classes is the positive one."""
+    return "positive_class" in json.loads((evaluation / "card.json").read_text())
+
+
+def has_confusion_matrix(evaluation: Path) -> bool:
+    """Tell whether the model decides on one class of several."""
+    card = json.loads((evaluation / "card.json").read_text())
+    return bool(card["classes"]) and card["task"] != "multilabel"
 
 
 def roc_curve(evaluation: Path) -> tuple[list[float], list[float], list[float]]:

@@ -35,8 +35,10 @@ class Row:
     split: str | None = None  # train, val or test
 
 
-def read(path: Path, key: str) -> dict[str, Row]:
+def read(path: Path, key: str, *, several: bool = False) -> dict[str, Row]:
     """Return the rows of a CSV by their column `key`; `path` stands for files below a folder, written with slashes.
+
+    With `several` a label is several of them, joined by "|", or none: an empty cell.
 
     Raises:
         Refused: no such file, a column missing, a row with too many or too few cells, two rows with one key, a cell
@@ -48,7 +50,7 @@ def read(path: Path, key: str) -> dict[str, Row]:
         name = str(PurePosixPath(name)) if key == "path" else name
         if name in rows:
             raise Refused(f"{path}, line {line}: a second row for the same {key}")
-        rows[name] = _row(cells, f"{path}, line {line}")
+        rows[name] = _row(cells, f"{path}, line {line}", several)
     return rows
 
 
@@ -103,8 +105,10 @@ def match(keys: Mapping[str, str], rows: Mapping[str, Row], table: Path) -> None
     )
 
 
-def _row(cells: Mapping[str, str], where: str) -> Row:
+def _row(cells: Mapping[str, str], where: str, several: bool) -> Row:
     given = {column: cells[column] for column in ("label", *OPTIONAL) if cells.get(column)}
+    if several:
+        given["label"] = "|".join(dict.fromkeys(filter(None, map(str.strip, cells["label"].split("|")))))
     if "label" not in given:
         raise Refused(f"{where}: the label is empty")
     if given.get("sex", "F") not in ("F", "M", "O"):

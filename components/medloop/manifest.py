@@ -7,7 +7,7 @@ points to. What has no meaning for a kind of sample is null.
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +37,7 @@ SCHEMA = pa.schema(
         pa.field("target", pa.float64()),  # a number to predict; null: none, or it follows from the values
         pa.field("split", pa.string(), nullable=False),  # train, val, test
         pa.field("content_sha256", pa.string(), nullable=False),  # of shape, type and values
-        pa.field("shape", pa.list_(pa.int32()), nullable=False),  # (H, W) or (H, W, 3); (T, C); (D, H, W)
+        pa.field("shape", pa.list_(pa.int32()), nullable=False),  # (H, W) or (H, W, 3); (T, C); (D, H, W); (V,)
         pa.field("dtype", pa.string(), nullable=False),  # uint8, uint16, int16, float32
         pa.field("perceptual_hash", pa.uint64()),  # of images
         pa.field("bit_depth", pa.int8()),  # bits in use, of images
@@ -61,8 +61,11 @@ class Facts:
     source: str
     kind: str = "image"  # of sample, a file of medloop/kinds
     variables: tuple[str, ...] = ()  # names of the values, where each has one: genes, findings
+    record: dict[str, Any] = field(default_factory=dict)  # how a record with these names is read
+    question: str | None = None  # the clinical one, where the source says it
     simulated: bool = False
     multi_label: bool = False
+    ordered: bool = False  # the classes are grades, from the lowest to the highest
     official_split: bool = False
     split_in_time: bool = False  # recordings are cut: a patient may stand on two sides, a moment may not
     has_patients: bool = True

@@ -1,6 +1,7 @@
 """What a model said of each sample: what the predictions of every task have in common."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
@@ -16,7 +17,7 @@ class Predictions(ABC):
     """A row a sample; a task adds fields, of which the arrays have a row a sample too."""
 
     table: pd.DataFrame  # sample_id, patient_id, site, sex, age_years; of windows start and block
-    labels: np.ndarray  # (N,)
+    labels: np.ndarray  # (N,), or (N, L) of several at once
 
     def where(self, chosen: np.ndarray) -> Self:
         """Return the samples for which `chosen` (N,) is true."""
@@ -34,6 +35,10 @@ class Predictions(ABC):
         known = int(patients.nunique()) if patients.notna().all() else None
         return {"samples": len(self.labels), "patients": known}
 
+    def by_label(self) -> Mapping[str, "Predictions"]:
+        """Return what was said of each label, where a sample may have several."""
+        return {}
+
     @abstractmethod
     def frame(self) -> pd.DataFrame:
         """Return predictions.parquet."""
@@ -45,6 +50,17 @@ class Predictions(ABC):
     @abstractmethod
     def too_small(self) -> str | None:
         """Return why a group of these gets no interval, or None."""
+
+
+def label_columns(labels: np.ndarray) -> dict[str, np.ndarray]:
+    """Return labels (N,) as the column `label`, labels (N, L) as label_0 to label_l-1."""
+    return {"label": labels} if labels.ndim == 1 else {f"label_{i}": column for i, column in enumerate(labels.T)}
+
+
+def labels_of(table: pd.DataFrame) -> np.ndarray:
+    """Return the labels, (N,) or (N, L), of a table with the columns of `label_columns`."""
+    several = [name for name in table if str(name).startswith("label_")]
+    return (table[several] if several else table["label"]).to_numpy()
 
 
 def drawn_together(table: pd.DataFrame) -> pd.Series:

@@ -33,6 +33,7 @@ class Dataset:
     labels: str  # class names in label order
     digests: str  # MD5 of the file of each size
     multi_label: bool = False
+    ordered: bool = False  # the classes are grades, from the lowest to the highest
     licence: str = "CC BY 4.0"
 
     @property

@@ -24,7 +24,7 @@ import pandas as pd
 import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from medloop import plugins, tasks, workspace
+from medloop import plugins, predictions, tasks, workspace
 from medloop.evaluation import bootstrap
 from support import ROOT, Project
 
@@ -119,7 +119,7 @@ def _gates(outcomes: list[dict[str, Any]], task: Any) -> np.ndarray:
     for each in outcomes:
         table = each["table"].sort_values("sample_id")
         outputs = table[[name for name in table if str(name).startswith("output_")]].to_numpy()
-        labels, said = table["label"].to_numpy(), task.said(outputs, each["card"])
+        labels, said = predictions.labels_of(table), task.said(outputs, each["card"])
         groups = bootstrap.clusters(table["patient_id"])
 
         def compute(weights: np.ndarray, labels: Any = labels, said: Any = said) -> dict[str, np.ndarray]:

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 from scipy.stats import norm, t
 
+from medloop import measures
 from medloop.evaluation import bootstrap
 from medloop.tasks import classification
 
@@ -99,7 +100,7 @@ def test_a_calibration_errors_interval_holds_its_own_value():
     table = np.stack([1 - score, score], axis=1)
 
     def error(weights: np.ndarray | None) -> dict[str, np.ndarray]:
-        return classification.metrics(labels, table, labels, positive=1, weights=weights)
+        return measures.of_classes(labels, table, labels, positive=1, weights=weights)
 
     value = float(error(None)["ece"][0])
     drawn = bootstrap.draw(error, np.arange(150), 500, seed=0)["ece"]

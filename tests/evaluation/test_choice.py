@@ -3,6 +3,7 @@ import pytest
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
+from medloop import calibration
 from medloop.answers.classification import decide, probabilities
 from medloop.errors import Refused
 from medloop.tasks import classification
@@ -20,7 +21,7 @@ def logits_and_labels(classes: int, heat: float, n: int = 4000) -> tuple[np.ndar
 @pytest.mark.parametrize(("classes", "heat"), [(2, 3.0), (2, 0.4), (5, 2.0)])
 def test_temperature_is_what_makes_the_labels_likeliest(classes, heat):
     logits, labels = logits_and_labels(classes, heat)
-    found, calibrated = classification.temperature(logits, labels)
+    found, calibrated = calibration.temperature(logits, labels)
     wanted = minimize_scalar(
         lambda t: -log_softmax(logits / t, axis=1)[np.arange(len(labels)), labels].mean(),
         bounds=(0.05, 20),
@@ -34,12 +35,12 @@ def test_temperature_is_what_makes_the_labels_likeliest(classes, heat):
 
 def test_validation_data_without_an_error_give_no_temperature():
     labels = np.array([0, 1] * 20)
-    assert classification.temperature(np.eye(2)[labels] * 4.0, labels) == (1.0, False)
+    assert calibration.temperature(np.eye(2)[labels] * 4.0, labels) == (1.0, False)
 
 
 def test_logits_that_know_nothing_give_no_temperature():
     logits, labels = logits_and_labels(2, 1.0)
-    assert classification.temperature(-logits, labels) == (1.0, False)
+    assert calibration.temperature(-logits, labels) == (1.0, False)
 
 
 @pytest.mark.parametrize("target", [0.5, 0.7, 0.9, 0.95, 0.999])
@@ -47,7 +48,7 @@ def test_logits_that_know_nothing_give_no_temperature():
 def test_threshold_is_the_highest_that_reaches_the_target(target, positive):
     logits, labels = logits_and_labels(2, 1.0, n=211)
     probability = probabilities(logits.round(1))
-    threshold = classification.operating_threshold(labels, probability, positive, target)
+    threshold = calibration.operating_threshold(labels, probability, positive, target)
 
     def sensitivity(at: float) -> float:
         return float((decide(probability, at, positive)[labels == positive] == positive).mean())
@@ -59,18 +60,18 @@ def test_threshold_is_the_highest_that_reaches_the_target(target, positive):
 
 def test_a_target_that_is_met_exactly_is_met():
     score = np.arange(1, 11) / 20  # ten positives: the ninth from above gives a sensitivity of nine tenths
-    found = classification.operating_threshold(np.ones(10, int), np.stack([1 - score, score], axis=1), 1, 0.9)
+    found = calibration.operating_threshold(np.ones(10, int), np.stack([1 - score, score], axis=1), 1, 0.9)
     assert found == score[1]
 
 
 def test_more_than_two_classes_have_no_threshold():
     logits, labels = logits_and_labels(3, 1.0, n=50)
-    assert classification.operating_threshold(labels, probabilities(logits), 2, 0.9) is None
+    assert calibration.operating_threshold(labels, probabilities(logits), 2, 0.9) is None
 
 
 def test_a_threshold_needs_positives():
     with pytest.raises(Refused, match="there are none"):
-        classification.operating_threshold(np.zeros(4, int), np.full((4, 2), 0.5), 1, 0.9)
+        calibration.operating_threshold(np.zeros(4, int), np.full((4, 2), 0.5), 1, 0.9)
 
 
 def test_positive_class_by_name():

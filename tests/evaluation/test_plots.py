@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 from sklearn import metrics as reference
 
-from medloop.evaluation import plots
+from medloop.evaluation import curves, plots
 from medloop.pages import classification as page
 from medloop.tasks.classification import Predictions
 
@@ -21,10 +21,15 @@ def predictions(classes: int = 2, positive: int = 1) -> Predictions:
     return Predictions(pd.DataFrame(), labels, shares, shares.argmax(axis=1), names, positive)
 
 
+def drawn(found: Predictions, name: str):
+    """Return the axes of a figure."""
+    return page.figures(found, {"kind": "image", "preprocessing": {}})[name].axes[0]
+
+
 def test_a_curve_agrees_with_scikit_learn():
     found = predictions()
     truth, score = found.labels == 1, found.probabilities[:, 1]
-    hits, alarms = page.curve(truth, score)
+    hits, alarms = curves.curve(truth, score)
     away, near, _ = reference.roc_curve(truth, score, drop_intermediate=False)
     assert hits / truth.sum() == pytest.approx(near)
     assert alarms / (~truth).sum() == pytest.approx(away)
@@ -33,12 +38,12 @@ def test_a_curve_agrees_with_scikit_learn():
 @pytest.mark.parametrize("positive", [0, 1])
 def test_roc_marks_the_operating_point_of_the_positive_class(positive):
     found = predictions(positive=positive)
-    axes = page.roc(found).axes[0]
-    drawn = {line.get_label(): line.get_xydata() for line in axes.lines}
+    axes = drawn(found, "roc")
+    lines = {line.get_label(): line.get_xydata() for line in axes.lines}
     truth, marked = found.labels == positive, found.decisions == positive
     specificity = reference.recall_score(~truth, ~marked)
-    assert drawn["operating point"][0] == pytest.approx([1 - specificity, reference.recall_score(truth, marked)])
-    away, near = drawn[f"class {positive}"].T
+    assert lines["operating point"][0] == pytest.approx([1 - specificity, reference.recall_score(truth, marked)])
+    away, near = lines[f"class {positive}"].T
     assert reference.auc(away, near) == pytest.approx(
         reference.roc_auc_score(truth, found.probabilities[:, positive]), abs=1e-12
     )
@@ -46,7 +51,7 @@ def test_roc_marks_the_operating_point_of_the_positive_class(positive):
 
 def test_precision_and_recall_end_at_all_alarms():
     found = predictions()
-    (line,) = [line for line in page.precision_recall(found).axes[0].lines if line.get_label() == "class 1"]
+    (line,) = [line for line in drawn(found, "precision_recall").lines if line.get_label() == "class 1"]
     precision, recall, _ = reference.precision_recall_curve(found.labels == 1, found.probabilities[:, 1])
     shown = {(round(x, 12), round(y, 12)) for x, y in line.get_xydata()}
     assert {(round(x, 12), round(y, 12)) for x, y in zip(recall[:-1], precision[:-1], strict=True)} <= shown
@@ -55,7 +60,7 @@ def test_precision_and_recall_end_at_all_alarms():
 
 def test_reliability_shows_how_often_each_bin_came_true():
     found = predictions()
-    said, came = page.reliability(found).axes[0].lines[-1].get_xydata().T
+    said, came = drawn(found, "reliability").lines[-1].get_xydata().T
     score, truth = found.probabilities[:, 1], found.labels == 1
     inside = (score > 0.4) & (score <= 0.5)
     place = np.argmin(np.abs(said - score[inside].mean()))
@@ -65,7 +70,7 @@ def test_reliability_shows_how_often_each_bin_came_true():
 @pytest.mark.parametrize("classes", [2, 5])
 def test_confusion_counts_images(classes):
     found = predictions(classes)
-    written = [int(text.get_text()) for text in page.confusion(found).axes[0].texts]
+    written = [int(text.get_text()) for text in drawn(found, "confusion").texts]
     assert written == reference.confusion_matrix(found.labels, found.decisions).ravel().tolist()
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medloop import params
+from medloop import measures, params
 from medloop.evaluation import bootstrap, scores
 from medloop.tasks import classification
 
@@ -32,9 +32,7 @@ def test_the_calibration_error_alone_is_centred():
     groups = bootstrap.clusters(honest.table["patient_id"])
 
     def metrics(weights: np.ndarray | None) -> dict[str, np.ndarray]:
-        return classification.metrics(
-            honest.labels, honest.probabilities, honest.decisions, positive=1, weights=weights
-        )
+        return measures.of_classes(honest.labels, honest.probabilities, honest.decisions, positive=1, weights=weights)
 
     values, drawn = metrics(None), bootstrap.draw(metrics, groups, SECTION.resamples, 0)
     size = classification.rarest(honest.labels, groups)

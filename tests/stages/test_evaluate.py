@@ -12,11 +12,10 @@ import pytest
 from sklearn import metrics as reference
 
 import toy_loop
-from medloop import params, provenance
+from medloop import calibration, params, provenance
 from medloop.errors import Refused
 from medloop.evaluation import ledger
 from medloop.stages.evaluate import evaluate
-from medloop.tasks import classification
 
 SECTION = params.Evaluate(resamples=200)
 
@@ -65,7 +64,7 @@ def test_the_card_holds_what_was_chosen_and_its_digest_names_the_model(tmp_path)
     }
     table = pd.read_parquet(folders["models"]["cnn"] / "validation.parquet")
     logits = table[["output_0", "output_1"]].to_numpy(np.float64)
-    assert card["temperature"] == classification.temperature(logits, table["label"].to_numpy())[0]
+    assert card["temperature"] == calibration.temperature(logits, table["label"].to_numpy())[0]
     assert card["temperature"] > 2, "toy networks are too sure of themselves"
     assert card["operating_point"]["target_sensitivity"] == 0.8
     assert 0.8 <= card["operating_point"]["validation_sensitivity"] < 0.82

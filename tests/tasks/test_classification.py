@@ -3,6 +3,7 @@ import pytest
 from sklearn import metrics as reference
 from sklearn.calibration import calibration_curve
 
+from medloop import measures
 from medloop.errors import Refused
 from medloop.tasks import classification
 
@@ -25,7 +26,7 @@ def test_two_classes_agree_with_scikit_learn(positive, steps):
     labels, probabilities, decisions = predictions(2, 400, seed=positive, steps=steps)
     score = probabilities[:, positive]
     assert steps > 100 or len(np.unique(score)) < len(score), "the case is meant to have ties"
-    found = classification.metrics(labels, probabilities, decisions, positive=positive)
+    found = measures.of_classes(labels, probabilities, decisions, positive=positive)
     truth, decided = labels == positive, decisions == positive
     wanted = {
         "auc": reference.roc_auc_score(truth, score),
@@ -46,7 +47,7 @@ def test_two_classes_agree_with_scikit_learn(positive, steps):
 @pytest.mark.parametrize("classes", [3, 7])
 def test_many_classes_agree_with_scikit_learn(classes):
     labels, probabilities, decisions = predictions(classes, 500, seed=classes)
-    found = classification.metrics(labels, probabilities, decisions, positive=0)
+    found = measures.of_classes(labels, probabilities, decisions, positive=0)
     each = [(labels == index, decisions == index) for index in range(classes)]
     top = probabilities.argmax(axis=1)
     wanted = {
@@ -68,10 +69,10 @@ def test_many_classes_agree_with_scikit_learn(classes):
 def test_weights_count_samples_as_often_as_they_are_drawn(classes):
     labels, probabilities, decisions = predictions(classes, 120, seed=3, steps=10)
     weights = np.random.default_rng(0).integers(0, 4, (5, len(labels))).astype(float)
-    found = classification.metrics(labels, probabilities, decisions, positive=1, weights=weights)
+    found = measures.of_classes(labels, probabilities, decisions, positive=1, weights=weights)
     for row, repeats in enumerate(weights.astype(int)):
         drawn = [np.repeat(each, repeats, axis=0) for each in (labels, probabilities, decisions)]
-        wanted = classification.metrics(*drawn, positive=1)
+        wanted = measures.of_classes(*drawn, positive=1)
         np.testing.assert_allclose(
             [values[row] for values in found.values()], [values[0] for values in wanted.values()], **EXACT
         )
@@ -80,7 +81,7 @@ def test_weights_count_samples_as_often_as_they_are_drawn(classes):
 def test_what_cannot_be_counted_is_undefined():
     labels, probabilities = np.array([0, 0, 1, 1]), np.array([[0.9, 0.1], [0.8, 0.2], [0.3, 0.7], [0.6, 0.4]])
     weights = np.array([[1.0, 1, 1, 1], [2, 2, 0, 0]])  # the second draw holds no positive sample
-    found = classification.metrics(labels, probabilities, np.zeros(4, int), positive=1, weights=weights)
+    found = measures.of_classes(labels, probabilities, np.zeros(4, int), positive=1, weights=weights)
     undefined = {name: np.isnan(values).tolist() for name, values in found.items() if np.isnan(values).any()}
     assert undefined == {
         "auc": [False, True],

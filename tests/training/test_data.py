@@ -121,6 +121,15 @@ def test_normalisation_constants_are_those_of_train():
     assert data.normalisation("image", data.Split(images, np.zeros(50, np.int32), None, image)) == {"kind": "image"}
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_constant_channel_is_divided_by_one(dtype):
+    inputs = np.random.default_rng(0).integers(0, 9, (20, 5, 2)).astype(dtype)
+    inputs[..., 1] = 7
+    mean, std = data.mean_and_std(inputs)
+    assert (mean[1], std[1]) == (7, 1)
+    np.testing.assert_allclose(std[0], inputs[..., 0].std(), rtol=1e-6)
+
+
 def test_memory_does_not_grow_with_the_set(monkeypatch):
     monkeypatch.setattr(data, "SEGMENT_BYTES", 2**21)
     monkeypatch.setattr(data, "COUNTED_PIXELS", 2**18)

@@ -24,7 +24,7 @@ class Candidate:
     lineage: dict[str, Any]
     samples: pd.Series  # (N,) sample ids
     together: pd.Series  # (N,) what the bootstrap draws as one: patients, null where unknown, or blocks of time
-    labels: np.ndarray  # (N,) class indices or numbers
+    labels: np.ndarray  # (N,) class indices or numbers, or (N, L) of several labels
     outputs: np.ndarray  # (N, K)
 
     @property
@@ -86,7 +86,7 @@ def _read(folder: Path) -> Candidate:
     if bad:
         raise Refused(f"predictions must be finite numbers, {bad} of {len(outputs)} in {folder} are not: train again")
     together = predictions.drawn_together(table)
-    return Candidate(folder, card, lineage, table["sample_id"], together, table["label"].to_numpy(), outputs)
+    return Candidate(folder, card, lineage, table["sample_id"], together, predictions.labels_of(table), outputs)
 
 
 def _match(first: Candidate, other: Candidate) -> None:

@@ -75,7 +75,7 @@ def render(
         asked=page.asked(card, choice),
         contents=page.contents(metrics),
         taken=kind.described(card),
-        outcome=page.outcome(metrics, choice, card, units),
+        outcome=[*page.outcome(metrics, choice, card, units), *wording.beyond(metrics)],
         limits=wording.limits(metrics, choice, card, about["facts"], checks, page, units),
         makeup=makeup(predictions),
         names=wording.NAMES,

@@ -15,13 +15,23 @@ NAMES = {
     "ppv": "PPV",
     "npv": "NPV",
     "f1": "F1",
+    "average_precision": "Average precision",
+    "micro_f1": "F1 over all labels",
+    "exact_match": "All labels right",
+    "kappa": "Quadratic kappa",
+    "within_one": "Within one grade",
     "brier": "Brier score",
     "ece": "Calibration error (ECE)",
     "mae": "Mean absolute error",
     "rmse": "Root mean squared error",
     "r2": "R²",
 }
-PERCENT = {"accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv"}
+PERCENT = {"accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv", "exact_match", "within_one"}
+RIVALS = {
+    "elastic_net": "an elastic net on the same inputs",
+    "persistence": "persistence (the last value stays)",
+    "ridge": "ridge regression on the same inputs",
+}
 IN_UNITS = {"mae", "rmse"}  # of what is predicted
 SMALL_TEST_SET = 100  # patients
 
@@ -77,6 +87,15 @@ def splits(about: Mapping[str, Any], units: str = "images") -> list[str]:
     return texts
 
 
+def beyond(metrics: Mapping[str, Any]) -> list[str]:
+    """Return how the network compares with each simple rival on the same test data, in plain sentences."""
+    found = []
+    for name, differences in metrics.get("beyond", {}).items():
+        told = [f"{NAMES[metric]} {_signed(each)}" for metric, each in differences.items()]
+        found.append(f"Less {RIVALS.get(name, name)}, each resample on the same patients: {', '.join(told)}.")
+    return found
+
+
 def limits(
     metrics: Mapping[str, Any],
     choice: Mapping[str, Any],
@@ -87,7 +106,13 @@ def limits(
     units: str = "images",
 ) -> list[str]:
     """Return the limits of the figures, the gravest first; what is wrong by the measure of its task says the `page`."""
-    found = [_leaks(metrics, units), page.broken(metrics), _simulated(card, units), _patients(facts, units)]
+    found = [
+        _leaks(metrics, units),
+        page.broken(metrics),
+        *_beaten(metrics),
+        _simulated(card, units),
+        _patients(facts, units),
+    ]
     found += [
         page.small(metrics, units),
         *_poor_groups(metrics, page.JUDGED),
@@ -110,6 +135,16 @@ def _leaks(metrics: Mapping[str, Any], units: str) -> str | None:
         f"Leaks were left in: {leaks['pairs']} test {units} have a copy in train or validation data, so that the "
         "figures are better than the model. This version cannot be promoted."
     )
+
+
+def _beaten(metrics: Mapping[str, Any]) -> list[str]:
+    """Return by which metrics the network is worse than a simple rival, beyond what chance explains."""
+    return [
+        f"Worse than {RIVALS.get(name, name)}: {NAMES[metric]} {_signed(each)}. Use that one."
+        for name, differences in metrics.get("beyond", {}).items()
+        for metric, each in differences.items()
+        if each["high"] is not None and each["high"] < 0
+    ]
 
 
 def _simulated(card: Mapping[str, Any], units: str) -> str | None:
@@ -140,6 +175,34 @@ def one(units: str) -> str:
 def small(metrics: Mapping[str, Any], units: str, few: str = "") -> str:
     """Return that the test set is small, and which classes are."""
     return f"The test set is small ({metrics['n']['samples']} {units}{few}): mind the width of the intervals."
+
+
+def small_classes(metrics: Mapping[str, Any], units: str, least: int) -> str | None:
+    """Return that the test set is small, or that a class of it has fewer than `least` samples; or None."""
+    n = metrics["n"]
+    patients = n["samples"] if n["patients"] is None else n["patients"]
+    rare = {name: count for name, count in n["classes"].items() if count < least}
+    if patients >= SMALL_TEST_SET and not rare:
+        return None
+    return small(metrics, units, "".join(f", {count} of {name}" for name, count in rare.items()))
+
+
+def calibration(error: Mapping[str, Any], calibrated: bool, limit: float) -> str:
+    """Return what probabilities with a calibration error are worth; above `limit` they are none."""
+    if not calibrated:
+        return "The probabilities are not calibrated: validation data gave no temperature. Read them as a ranking."
+    off = f"The probabilities, calibrated on validation data, are off by {percent(error['value'])} on average"
+    surely = error["value"] if error["low"] is None else error["low"]
+    return f"{off}: read them as a ranking." if surely > limit else f"{off} on the test set."
+
+
+def of_100(entry: Mapping[str, Any]) -> str:
+    """Return a share as a number of 100, e.g. "91 (interval 88 to 94)"."""
+    if entry["value"] is None:
+        return "an unknown number"
+    if entry["low"] is None:
+        return f"{100 * entry['value']:.0f}"
+    return f"{100 * entry['value']:.0f} (interval {100 * entry['low']:.0f} to {100 * entry['high']:.0f})"
 
 
 def _poor_groups(metrics: Mapping[str, Any], judged: Sequence[str]) -> list[str]:
@@ -191,6 +254,15 @@ def chosen(choice: Mapping[str, Any]) -> str:
         f"Chosen on validation data: architecture {choice['architecture']}, "
         f"{NAMES[gate]} {figure(mine, gate)} there{against}."
     )
+
+
+def _signed(entry: Mapping[str, Any]) -> str:
+    """Return a difference with its interval."""
+    if entry["value"] is None:
+        return "–"
+    if entry["low"] is None:
+        return f"{entry['value']:+.3f} (no interval)"
+    return f"{entry['value']:+.3f} ({entry['low']:+.3f} to {entry['high']:+.3f})"
 
 
 def _shown(value: float, name: str) -> str:

@@ -1,4 +1,4 @@
-"""What samples are: one file per kind, for all in which an image differs from a signal.
+"""What samples are: one file per kind, for all in which an image differs from a signal or a record.
 
 A source declares `KIND`, params.yaml says it under `base.kind`. A kind is a module with
 
@@ -20,7 +20,8 @@ For `preprocess`
 - `form(table, values, facts, section)`: the `Form` of the arrays, the same for train, val and test;
 - `counts(rows, form)`: how many arrays come of each row; `index(rows, form)`: a table with a row for each array;
 - `arrays(rows, values, form)`: the arrays, block after block;
-- `targets(rows, values, form)`: (N,) numbers to predict where they follow from the values, else None.
+- `targets(rows, values, form)`: (N,) numbers to predict where they follow from the values, else None;
+- optionally `floors(inputs, labels, patients, about, seed)`: rivals that stand beside every network, whatever the task.
 
 For `train` and `evaluate`
 

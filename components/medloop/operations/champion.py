@@ -11,7 +11,7 @@ from medloop import evidence, params, plugins, tasks, turn
 from medloop.errors import Conflict, Refused
 from medloop.operations import scoring
 from medloop.operations.verdict import Scores, Standing, Verdict, unfit, verdict
-from medloop.predictions import drawn_together
+from medloop.predictions import drawn_together, labels_of
 from medloop.tracking import registry
 from medloop.tracking.connection import server
 
@@ -106,7 +106,7 @@ def _scores(candidate: registry.Version, champion: registry.Version | None, samp
     if champion is None:
         table = registry.predictions(candidate)
         columns = task.stored(json.loads(candidate.tags["medloop.classes"]))
-        return Scores(table["label"].to_numpy(), drawn_together(table), table[columns].to_numpy(), None)
+        return Scores(labels_of(table), drawn_together(table), table[columns].to_numpy(), None)
     test = scoring.today(samples, candidate.tags["medloop.dataset"])
     classes = tuple(json.loads(candidate.tags["medloop.classes"]))
     if test.classes != classes:

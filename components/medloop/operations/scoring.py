@@ -45,14 +45,14 @@ class TestSet:
         return ledger.name(self.table["content_sha256"])
 
     def labels(self, task: ModuleType, card: Mapping[str, Any] | None = None) -> np.ndarray:
-        """Return what is to be told of each input (N,): of images a row each, of windows as the `card` cuts them."""
+        """Return what is to be told of each input (N, ..): of images a row each, of windows as the `card` cuts them."""
         if card is None:
             return np.asarray(task.targets(self.table, self.classes))
         found = self.kind.targets(self.table, manifest.Values(self.folder), form_of(card))
         if found is not None:
             return np.asarray(found)
         each = np.asarray(task.targets(self.table, self.classes))
-        return np.repeat(each, self.kind.counts(self.table, form_of(card)))
+        return np.repeat(each, self.kind.counts(self.table, form_of(card)), axis=0)
 
     def index(self, card: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Return a row for each input, with its sample and its patient."""

@@ -6,16 +6,15 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from medloop import kinds, plugins
-from medloop.evaluation import plots, wording
-from medloop.tasks import classification
+from medloop import kinds, measures, plugins
+from medloop.evaluation import curves, wording
+from medloop.evaluation.curves import Scored
 from medloop.tasks.classification import Predictions
 
 GUESSING = 0.5  # AUC
 SMALL_CLASS = 30  # samples
 CALIBRATED = 0.05  # expected calibration error above which a probability is none
 JUDGED = ("sensitivity",)
-SQUARE = {"xlim": (-0.02, 1.02), "ylim": (-0.02, 1.02)}
 FIGURES = {
     "roc": "ROC curve of the test set",
     "precision_recall": "Precision and recall on the test set",
@@ -29,10 +28,13 @@ def asked(card: Mapping[str, Any], choice: Mapping[str, Any]) -> list[tuple[str,
     """Return what was asked."""
     classes, positive = card["classes"], choice["positive_class"]
     task = f"{card['task']}: one of {len(classes)} classes per {card['kind']}: {' / '.join(classes)}"
-    if len(classes) > 2:
-        return [("Task", task), ("Decision", "the likeliest class")]
+    question = [("Question", card["question"])] if card.get("question") else []
+    if choice["threshold"] is None:
+        named = [("Positive class", positive)] if len(classes) == 2 else []
+        return [*question, ("Task", task), *named, ("Decision", "the likeliest class")]
     target = wording.percent(choice["operating_point"]["target_sensitivity"])
     return [
+        *question,
         ("Task", task),
         ("Positive class", positive),
         (
@@ -82,15 +84,15 @@ def outcome(
     test, positive = metrics["test"], choice["positive_class"]
     sentences = [wording.chosen(choice)]
     if len(card["classes"]) > 2:
-        return [*sentences, f"It names the labelled class in {_of_100(test['accuracy'])} {units}."]
+        return [*sentences, f"It names the labelled class in {wording.of_100(test['accuracy'])} of 100 {units}."]
     share = metrics["n"]["classes"][positive] / metrics["n"]["samples"]
     return [
         *sentences,
-        f"Of 100 {units} labelled “{positive}” it finds {_in_words(test['sensitivity'])}.",
-        f"Of 100 other {units} it clears {_in_words(test['specificity'])}.",
+        f"Of 100 {units} labelled “{positive}” it finds {wording.of_100(test['sensitivity'])}.",
+        f"Of 100 other {units} it clears {wording.of_100(test['specificity'])}.",
         f"Where “{positive}” is as common as here ({wording.percent(share)} of the {units}), 100 alarms hold "
-        f"{_in_words(test['ppv'])} right ones, and of 100 cleared {units} {_in_words(test['npv'])} are rightly "
-        "cleared.",
+        f"{wording.of_100(test['ppv'])} right ones, and of 100 cleared {units} {wording.of_100(test['npv'])} are "
+        "rightly cleared.",
     ]
 
 
@@ -104,23 +106,12 @@ def broken(metrics: Mapping[str, Any]) -> str | None:
 
 def small(metrics: Mapping[str, Any], units: str) -> str | None:
     """Return that the test set or a class of it is small, or None."""
-    n = metrics["n"]
-    patients = n["samples"] if n["patients"] is None else n["patients"]
-    rare = {name: count for name, count in n["classes"].items() if count < SMALL_CLASS}
-    if patients >= wording.SMALL_TEST_SET and not rare:
-        return None
-    few = "".join(f", {count} of {name}" for name, count in rare.items())
-    return wording.small(metrics, units, few)
+    return wording.small_classes(metrics, units, SMALL_CLASS)
 
 
 def trust(metrics: Mapping[str, Any], choice: Mapping[str, Any]) -> str | None:
     """Return what the probabilities are worth."""
-    error = metrics["test"]["ece"]
-    if not choice["calibrated"]:
-        return "The probabilities are not calibrated: validation data gave no temperature. Read them as a ranking."
-    off = f"The probabilities, calibrated on validation data, are off by {wording.percent(error['value'])} on average"
-    surely = error["value"] if error["low"] is None else error["low"]
-    return f"{off}: read them as a ranking." if surely > CALIBRATED else f"{off} on the test set."
+    return wording.calibration(metrics["test"]["ece"], choice["calibrated"], CALIBRATED)
 
 
 def tuned(choice: Mapping[str, Any]) -> str:
@@ -141,106 +132,28 @@ def worst(predictions: Predictions) -> Iterator[tuple[int, str, str, dict[str, f
 def figures(predictions: Predictions, card: Mapping[str, Any]) -> dict[str, Figure]:
     """Return the figures by name."""
     units = plugins.load(kinds, card["kind"]).units(card["preprocessing"])
+    columns, positive, names = _columns(predictions), predictions.positive, predictions.classes
+    probability, came_true = measures.signal(predictions.probabilities, predictions.labels, positive)
     return {
-        "roc": roc(predictions),
-        "precision_recall": precision_recall(predictions),
-        "reliability": reliability(predictions, units),
-        "confusion": confusion(predictions, units),
+        "roc": curves.roc(columns, _operating_point(predictions)),
+        "precision_recall": curves.precision_recall(columns),
+        "reliability": curves.reliability(
+            probability, came_true, names[positive] if len(names) == 2 else "the likeliest class", units
+        ),
+        "confusion": curves.confusion(predictions.labels, predictions.decisions, names, units),
     }
 
 
-def curve(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return how many positives and how many negatives (T+1,) score at least each of T thresholds, from none to all.
-
-    Args:
-        truth: (N,) bool.
-        scores: (N,); equal scores pass a threshold together.
-    """
-    order = np.argsort(-scores, kind="stable")
-    last = np.flatnonzero(np.append(np.diff(scores[order]) != 0, True))
-    hits, alarms = np.cumsum(truth[order])[last], np.cumsum(~truth[order])[last]
-    return np.concatenate([[0], hits]), np.concatenate([[0], alarms])
+def _columns(predictions: Predictions) -> list[Scored]:
+    """Return what curves are drawn of: the positive class of two, else each class."""
+    names = predictions.classes
+    drawn = [predictions.positive] if len(names) == 2 else range(len(names))
+    return [Scored(names[i], predictions.labels == i, predictions.probabilities[:, i]) for i in drawn]
 
 
-def roc(predictions: Predictions) -> Figure:
-    """Draw sensitivity against the share of false alarms, with the operating point where there is one."""
-    figure, axes = plots.axes_of("False alarms (1 - specificity)", "Sensitivity", "ROC", **SQUARE)
-    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--")
-    for index in _drawn_classes(predictions):
-        truth = predictions.labels == index
-        hits, alarms = curve(truth, predictions.probabilities[:, index])
-        axes.plot(alarms / (~truth).sum(), hits / truth.sum(), label=predictions.classes[index])
-    if len(predictions.classes) == 2:
-        marked, truth = predictions.decisions == predictions.positive, predictions.labels == predictions.positive
-        axes.plot(marked[~truth].mean(), marked[truth].mean(), "o", color="black", label="operating point")
-    axes.legend(loc="lower right")
-    return figure
-
-
-def precision_recall(predictions: Predictions) -> Figure:
-    """Draw the share of right alarms against sensitivity; dashed, what chance gives."""
-    figure, axes = plots.axes_of(
-        "Sensitivity (recall)", "Right alarms (precision, PPV)", "Precision and recall", **SQUARE
-    )
-    for index in _drawn_classes(predictions):
-        truth = predictions.labels == index
-        hits, alarms = (counts[1:] for counts in curve(truth, predictions.probabilities[:, index]))
-        (line,) = axes.plot(hits / truth.sum(), hits / (hits + alarms), label=predictions.classes[index])
-        axes.axhline(truth.mean(), color=line.get_color(), linewidth=1, linestyle="--", alpha=0.6)
-    axes.legend(loc="lower left")
-    return figure
-
-
-def reliability(predictions: Predictions, units: str = "images") -> Figure:
-    """Draw what came true against what was said, by bin; bars below: how many samples a bin holds."""
-    probability, came_true = classification.signal(predictions.probabilities, predictions.labels, predictions.positive)
-    bins = classification.calibration_bin(probability)
-    held = np.bincount(bins, minlength=classification.ECE_BINS)
-    filled = held > 0
-    said = np.bincount(bins, probability, classification.ECE_BINS)[filled] / held[filled]
-    found = np.bincount(bins, came_true, classification.ECE_BINS)[filled] / held[filled]
-    binary = len(predictions.classes) == 2
-    name = predictions.classes[predictions.positive] if binary else "the likeliest class"
-    figure, axes = plots.axes_of(
-        f"Probability given to {name}", "Share that it was", f"Reliability (gray: {units})", **SQUARE
-    )
-    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--")
-    middle = (np.arange(classification.ECE_BINS) + 0.5) / classification.ECE_BINS
-    axes.bar(middle, held / held.sum() * 0.5, width=0.8 / classification.ECE_BINS, color="0.88")
-    axes.plot(said, found, "o-")
-    return figure
-
-
-def confusion(predictions: Predictions, units: str = "images") -> Figure:
-    """Draw the counts of true class by decided class."""
-    names = [name if len(name) <= 14 else f"{name[:13]}…" for name in predictions.classes]
-    weights = np.ones((1, len(predictions.labels)))
-    counts = classification.confusion(predictions.labels, predictions.decisions, weights, len(names))[0].astype(int)
-    figure = Figure(figsize=plots.SIZE, layout="constrained")
-    axes = figure.subplots()
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    for (row, column), count in np.ndenumerate(counts):
-        colour = "white" if shares[row, column] > 0.5 else "black"
-        axes.text(column, row, str(count), ha="center", va="center", color=colour, fontsize=14 if len(names) < 4 else 8)
-    axes.set_xticks(range(len(names)), names, rotation=0 if len(names) < 4 else 90)
-    axes.set_yticks(range(len(names)), names, rotation=90 if len(names) < 4 else 0, va="center")
-    axes.set(xlabel="Decided", ylabel="Labelled", title=f"Confusion ({units})")
-    axes.spines[:].set_visible(False)
-    return figure
-
-
-def _drawn_classes(predictions: Predictions) -> list[int]:
-    return [predictions.positive] if len(predictions.classes) == 2 else list(range(len(predictions.classes)))
-
-
-def _of_100(entry: Mapping[str, Any]) -> str:
-    return f"{_in_words(entry)} of 100"
-
-
-def _in_words(entry: Mapping[str, Any]) -> str:
-    if entry["value"] is None:
-        return "an unknown number"
-    if entry["low"] is None:
-        return f"{100 * entry['value']:.0f}"
-    return f"{100 * entry['value']:.0f} (interval {100 * entry['low']:.0f} to {100 * entry['high']:.0f})"
+def _operating_point(predictions: Predictions) -> tuple[float, float] | None:
+    """Return the share of false alarms and the sensitivity of what was decided, of two classes."""
+    if len(predictions.classes) > 2:
+        return None
+    marked, truth = predictions.decisions == predictions.positive, predictions.labels == predictions.positive
+    return float(marked[~truth].mean()), float(marked[truth].mean())

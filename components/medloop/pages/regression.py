@@ -17,7 +17,6 @@ FIGURES = {
     "errors": "Distribution of the errors on the test set",
 }
 WORST = "The test {units} with the largest errors."
-RIVALS = {"persistence": "persistence (the last value stays)", "ridge": "ridge regression on the same inputs"}
 
 
 def asked(card: Mapping[str, Any], choice: Mapping[str, Any]) -> list[tuple[str, str]]:  # noqa: ARG001
@@ -57,9 +56,8 @@ def outcome(
     mine = metrics["test"]["rmse"]
     said = [wording.chosen(choice), f"On test {units} it errs by {wording.figure(mine, 'rmse')}{_unit(card)} (RMSE)."]
     for name, rival in metrics.get("floors", {}).items():
-        said.append(
-            f"{RIVALS.get(name, name).capitalize()} errs by {wording.figure(rival['rmse'], 'rmse')}{_unit(card)}."
-        )
+        which = wording.RIVALS.get(name, name).capitalize()
+        said.append(f"{which} errs by {wording.figure(rival['rmse'], 'rmse')}{_unit(card)}.")
     return said
 
 
@@ -67,7 +65,7 @@ def broken(metrics: Mapping[str, Any]) -> str | None:
     """Return which simple rivals the network does not beat, or None."""
     rivals = metrics.get("floors", {})
     mine = metrics["test"]["rmse"]["value"]
-    better = [RIVALS.get(name, name) for name, each in rivals.items() if not mine < each["rmse"]["value"]]
+    better = [wording.RIVALS.get(name, name) for name, each in rivals.items() if not mine < each["rmse"]["value"]]
     return f"The network does not beat {' and '.join(better)}: something is wrong with it." if better else None
 
 

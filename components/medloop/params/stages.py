@@ -86,6 +86,9 @@ class Ingest(Section):
     dvc: DvcReference | None = Field(None, description="in place of root: repo, path and rev of a DVC project's data")
     options: dict[str, dict[str, Any]] = Field({}, description="by source: what its own `Options` declares")
     split: Split = Split()
+    order: tuple[str, ...] | None = Field(
+        None, description="the classes from the lowest to the highest, for task ordinal; null: as the source has them"
+    )
     leaks: Literal["refuse", "drop", "report"] = Field("refuse", description="what happens to samples on two sides")
     leak_thresholds: LeakThresholds = LeakThresholds()
     max_rejected: Share = Field(0.0, description="share of samples that may be unreadable before the run stops")
@@ -171,9 +174,30 @@ class Volumes(Section):
         return self
 
 
+class Tables(Section):
+    """`preprocess.table:`, for samples of kind table; all that is fitted is fitted on train."""
+
+    missing: Literal["refuse", "median", "indicator"] = Field(
+        "refuse", description="values that are missing; median: it takes their place; indicator: and a number tells it"
+    )
+    categorical: tuple[str, ...] = Field((), description="variables whose numbers name a category: one column for each")
+    clip: tuple[float, float] | None = Field(None, description="least and greatest value, before the logarithm")
+    log1p: bool = Field(False, description="log(1 + x) of what is not categorical")
+    most_varied: int | None = Field(None, ge=1, description="keep so many of these, whose variance is largest")
+
+    @model_validator(mode="after")
+    def _low_below_high(self) -> Self:
+        if self.clip and not self.clip[0] < self.clip[1]:
+            raise ValueError(f"clip must be two values, the lower one first, got {list(self.clip)}")
+        if self.clip and self.log1p and self.clip[0] <= -1:
+            raise ValueError(f"clip must lie above -1 where logarithms are taken, got {list(self.clip)}")
+        return self
+
+
 class Preprocess(Section):
     """`preprocess:`"""
 
+    table: Tables = Tables()
     sequence: Windows = Windows()
     volume: Volumes = Volumes()
     size_px: tuple[Side, Side] = Field((64, 64), description="rows and columns of the model's input")
@@ -309,8 +333,8 @@ class Train(Section):
 class Evaluate(Section):
     """`evaluate:`"""
 
-    target_sensitivity: float = Field(
-        0.9, gt=0, lt=1, description="the operating threshold reaches it on validation data"
+    target_sensitivity: float | None = Field(
+        0.9, gt=0, lt=1, description="the threshold reaches it on validation data; null: the likeliest class is decided"
     )
     positive_class: str | None = Field(None, description="the class that sensitivity speaks of; null: the last one")
     resamples: int = Field(2000, ge=100, le=100_000, description="of the bootstrap over patients")

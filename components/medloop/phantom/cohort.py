@@ -6,10 +6,16 @@ import numpy as np
 
 from medloop.phantom import anatomy, header, radiograph, sites
 from medloop.phantom.anatomy import Patient
+from medloop.phantom.lumps import Lump
 from medloop.phantom.options import Options
 from medloop.phantom.streams import Use, stream
 
-CLASSES = ("no finding", "nodule")
+CLASSES = {  # by what is labelled
+    "nodule": ("no finding", "nodule"),
+    "findings": ("nodule on the left", "nodule on the right", "large nodule"),
+    "size": ("no nodule", "small nodule", "large nodule"),
+}
+LARGE_MM = 20.0  # diameter of the least of the large ones
 
 
 @dataclass(frozen=True)
@@ -17,7 +23,7 @@ class Radiograph:
     """One study of one patient."""
 
     content: bytes  # the DICOM file
-    label: str
+    label: str  # several are joined by "|"
     nodules: tuple[np.ndarray, ...]  # (H, W) uint8 each, 1 where the nodule's shadow falls
     diameters_mm: tuple[float, ...]
 
@@ -55,7 +61,18 @@ def _radiograph(patient: Patient, number: int, options: Options, seed: int) -> R
     content = header.encoded(header.dataset(stored, patient.person, number, site, spacing_mm, seed))
     shadows = radiograph.masks(study, options.size_px)
     diameters = tuple(nodule.diameter_mm for nodule in study.nodules)
-    return Radiograph(content, CLASSES[bool(study.nodules)], shadows, diameters)
+    return Radiograph(content, _label(study.nodules, options), shadows, diameters)
+
+
+def _label(nodules: tuple[Lump, ...], options: Options) -> str:
+    classes, large = CLASSES[options.labels], any(nodule.diameter_mm >= LARGE_MM for nodule in nodules)
+    if options.labels == "nodule":
+        return classes[bool(nodules)]
+    if options.labels == "size":
+        return classes[bool(nodules) + large]
+    sides = [nodule.centre[0] > 0 for nodule in nodules]  # x runs to the patient's left
+    found = (any(sides), not all(sides), large)
+    return "|".join(name for name, true in zip(classes, found, strict=True) if true)
 
 
 def _box(mask: np.ndarray) -> tuple[int, int, int, int]:

@@ -1,6 +1,6 @@
 """What params.yaml may say under `ingest.options.phantom`."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,9 @@ class Options(Section):
     size_px: int = Field(160, ge=64, le=1024, description="rows and columns of the detector, which measures 384 mm")
     dose_ugy: float = Field(2.5, gt=0, le=1000, description="air kerma behind the lungs, microgray")
     prevalence: float = Field(0.5, ge=0, le=1, description="share of patients with a nodule")
+    labels: Literal["nodule", "findings", "size"] = Field(
+        "nodule", description="one of two classes; several findings at once, for multilabel; or a grade, for ordinal"
+    )
     shortcut: float = Field(0.0, ge=0, le=1, description="share of patients whose site betrays the label; for tests")
     diameter_mm: tuple[float, float] = Field((4.0, 30.0), description="smallest and largest nodule")
     diameter_beta: tuple[float, float] = Field((1.8, 1.2), description="shape of the Beta distribution between the two")

@@ -9,7 +9,9 @@ and optionally
 - `KIND`, of its samples: a file of medloop/kinds (else: "image");
 - `classes(options)`: the class names in label order (else: the labels that were found, sorted);
 - `multi_label(options)`: whether a sample may have several labels (else: no);
+- `ordered(options)`: whether `classes` is an order, from the lowest grade to the highest (else: no);
 - `split_in_time(options)`: whether recordings are cut into stretches, each on one side (else: no);
+- `facts(root, options)`: what it says of all samples, fields of `manifest.Facts`: names of variables, the question;
 - `total(root, options)`: how many items there are, for the progress bar;
 - `notes(options)`: sentences for the report, e.g. the data's licence;
 - `lists_from(options)`: the files below the root that `items` reads in order to list, None for all of them (else: all);
@@ -32,7 +34,7 @@ class Sample:
 
     key: str  # unique within the source
     # images: (H, W) or (H, W, 3) uint8 or uint16, bright is dense; sequences: (T, C) float32; volumes: (D, H, W) uint8,
-    # uint16, int16 or float32, upwards, to the front, and to the patient's right
+    # uint16, int16 or float32, upwards, to the front, and to the patient's right; tables: (V,) float32, NaN: no value
     values: np.ndarray
     bit_depth: int | None = None  # of images, bits in use: 8 says 0..255, 12 says 0..4095
     label: str | None = None  # several labels of one sample are joined by "|"; None: the data set has no classes

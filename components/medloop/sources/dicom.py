@@ -25,6 +25,7 @@ class Options(params.Section):
     match: Literal["path", "sop_uid", "study_uid", "patient_id"] = Field(
         "path", description="the column that says which file or files a row is for; the other column is label"
     )
+    several: bool = Field(False, description="the table's label is several, joined by |, or none; for task multilabel")
     site: privacy.SiteTag | None = Field(None, description="the tag that tells the site; null: unknown")
     allow_burned_in: bool = Field(False, description="take images whose BurnedInAnnotation is YES")
 
@@ -37,12 +38,17 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
     """
     table = root / options.labels
     files = _files(root, table)
-    rows = labels.read(table, options.match)
+    rows = labels.read(table, options.match, several=options.several)
     keys = dict(_keys(root, files, options, rows))
     labels.match(keys, rows, table)
     for file in files:
         row = rows[keys[file]] if file in keys else None
         yield Item(file, partial(_samples, root / file, file, row, options), file, row)
+
+
+def multi_label(options: Options) -> bool:
+    """Tell whether an image may have several labels, or none."""
+    return options.several
 
 
 def lists_from(options: Options) -> set[str] | None:

@@ -20,6 +20,7 @@ class Options(params.Section):
         "site, sex, age_years, split; null: the folder says the class, <root>/<class>/...",
     )
     split_folders: bool = Field(False, description="the folders are <root>/<train, val or test>/<class>/...")
+    several: bool = Field(False, description="the table's label is several, joined by |, or none; for task multilabel")
 
 
 def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa: ARG001
@@ -29,9 +30,22 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
         Refused: a file without a label, or a row without a file. Files that are no image are rejected when read.
     """
     files = folders.files(root, options.labels, "images")
-    rows = folders.rows(root, files, options.labels, split_folders=options.split_folders, source="folder", noun="image")
+    rows = folders.rows(
+        root,
+        files,
+        options.labels,
+        split_folders=options.split_folders,
+        several=options.several,
+        source="folder",
+        noun="image",
+    )
     for file in files:
         yield Item(file, partial(_samples, root / file, file, rows[file]), file, rows[file])
+
+
+def multi_label(options: Options) -> bool:
+    """Tell whether an image may have several labels, or none."""
+    return options.several
 
 
 def lists_from(options: Options) -> set[str]:

@@ -52,6 +52,7 @@ DATASETS = {
         "0; 1; 2; 3; 4",
         "bd4c0672f1bba3e3a89f0e4e876791e4 afda852cc34dcda56f86ad2b2457dbcc "
         "e48e916a24454daf90583d4e6efb1a18 eae7e3b6f3fcbda4ae613ebdcbe35348",
+        ordered=True,
     ),
     "breastmnist": Dataset(
         "malignant; normal, benign",
@@ -133,6 +134,11 @@ def classes(options: Options) -> tuple[str, ...]:
 def multi_label(options: Options) -> bool:
     """Tell whether an image may have several labels, or none."""
     return options.dataset.multi_label
+
+
+def ordered(options: Options) -> bool:
+    """Tell whether the classes are grades of a disease."""
+    return options.dataset.ordered
 
 
 def notes(options: Options) -> list[str]:

@@ -24,6 +24,7 @@ class Options(params.Section):
         "site, sex, age_years, split; null: the folder says the class, <root>/<class>/...",
     )
     split_folders: bool = Field(False, description="the folders are <root>/<train, val or test>/<class>/...")
+    several: bool = Field(False, description="the table's label is several, joined by |, or none; for task multilabel")
     modality: str | None = Field(None, description="of all volumes, e.g. CT or MR, for the files do not say it")
 
 
@@ -35,9 +36,22 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
             volume are rejected when read.
     """
     files = _files(root, options)
-    rows = folders.rows(root, files, options.labels, split_folders=options.split_folders, source="nifti", noun="volume")
+    rows = folders.rows(
+        root,
+        files,
+        options.labels,
+        split_folders=options.split_folders,
+        several=options.several,
+        source="nifti",
+        noun="volume",
+    )
     for file in files:
         yield Item(file, partial(_samples, root / file, file, rows[file], options.modality), file, rows[file])
+
+
+def multi_label(options: Options) -> bool:
+    """Tell whether a volume may have several labels, or none."""
+    return options.several
 
 
 def lists_from(options: Options) -> set[str]:

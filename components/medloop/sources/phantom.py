@@ -12,7 +12,7 @@ from medloop.phantom import cohort
 from medloop.phantom.options import Options
 from medloop.sources import Item, Sample
 
-__all__ = ["SIMULATED", "Options", "classes", "items", "notes", "total"]
+__all__ = ["SIMULATED", "Options", "classes", "items", "multi_label", "notes", "ordered", "total"]
 
 SIMULATED = True
 
@@ -28,9 +28,19 @@ def total(root: Path, options: Options) -> int:  # noqa: ARG001
     return options.patients
 
 
-def classes(options: Options) -> tuple[str, ...]:  # noqa: ARG001
+def classes(options: Options) -> tuple[str, ...]:
     """Return the classes in label order."""
-    return cohort.CLASSES
+    return cohort.CLASSES[options.labels]
+
+
+def multi_label(options: Options) -> bool:
+    """Tell whether an image may have several labels, or none."""
+    return options.labels == "findings"
+
+
+def ordered(options: Options) -> bool:
+    """Tell whether the classes are grades."""
+    return options.labels == "size"
 
 
 def notes(options: Options) -> list[str]:

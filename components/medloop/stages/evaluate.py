@@ -11,7 +11,7 @@ import pandas as pd
 
 from medloop import kinds, pages, params, plugins, provenance, tasks
 from medloop.errors import Refused
-from medloop.evaluation import candidates, choice, ledger, plots, report, scores
+from medloop.evaluation import beside, candidates, choice, ledger, plots, report, scores
 from medloop.inference import Network
 from medloop.predictions import Predictions
 
@@ -69,8 +69,12 @@ def evaluate(
             "confidence": section.confidence,
             **opened,
         }
+        if labels := scores.by_label(predictions, task, section, base.seed):
+            metrics["labels"] = labels
         if floors := about.get("floors"):
-            metrics["floors"] = _floors(floors, arrays, predictions, task, section, base.seed)
+            metrics |= _beside(
+                beside.rivals(floors, arrays, predictions, card, task, section), predictions, task, section, base.seed
+            )
         provenance.write_json(folder / "metrics.json", metrics)
         histories = {each.architecture: pd.read_parquet(each.folder / "history.parquet") for each in found}
         figures = plots.draw(lambda: page.figures(predictions, card), histories, task.GATE)
@@ -138,14 +142,11 @@ def _named(table: pd.DataFrame) -> list[str]:
     return [f"{name} at {start}" for name, start in zip(names, table["start"], strict=True)]
 
 
-def _floors(
-    floors: Mapping[str, Any],
-    inputs: np.ndarray,
-    predictions: Predictions,
-    task: ModuleType,
-    section: params.Evaluate,
-    seed: int,
+def _beside(
+    rivals: Mapping[str, Predictions], predictions: Predictions, task: ModuleType, section: params.Evaluate, seed: int
 ) -> dict[str, Any]:
-    """Return the metrics of what the network must beat, on the same test data."""
-    rivals = task.rivals(floors, inputs, predictions)
-    return {name: scores.scores(each, task, section, seed) for name, each in rivals.items()}
+    """Return the metrics of what the network must beat on the same test data, and how far it is beyond."""
+    return {
+        "floors": {name: scores.scores(each, task, section, seed) for name, each in rivals.items()},
+        "beyond": {name: beside.beyond(predictions, each, task, section, seed) for name, each in rivals.items()},
+    }

@@ -83,7 +83,7 @@ def ingest(
     ):
         packed = packing.pack(items.entries, folder, items.total)
         packing.check(packed, section)
-        report = _finish(packed, job, folder)
+        report = _finish(packed, job, items.facts, folder)
     return report | {"items": packed.count, "taken_over": packed.taken}
 
 
@@ -105,7 +105,8 @@ def ingest_part(
     ):
         packed = packing.pack(items.entries, folder, items.total)
         files = {job.pseudonyms.of("item", path): md5 for path, md5 in items.digests.items()}
-        joining.write(packed, listing, {file: md5 for file, md5 in files.items() if own.owns(file)}, folder)
+        mine = {file: md5 for file, md5 in files.items() if own.owns(file)}
+        joining.write(packed, listing, mine, items.facts, folder)
     return {"items": packed.count, "taken_over": packed.taken}
 
 
@@ -136,7 +137,8 @@ def _read(job: Job, listing: Listing, shard: Shard, previous: Path | None) -> It
         decode = decoding.Decoding(job.section, job.pseudonyms, digests, shard, job.base.kind, earlier)
         items = job.source.items(root, job.options, seed=job.base.seed)
         total = job.source.total(root, job.options) if shard.count == 1 and hasattr(job.source, "total") else None
-        yield joining.Items(decode.entries(items, listing), total, digests)
+        facts = job.source.facts(root, job.options) if hasattr(job.source, "facts") else {}
+        yield joining.Items(decode.entries(items, listing), total, digests, facts)
 
 
 @contextmanager
@@ -188,7 +190,7 @@ def _check_key(samples: Path, pseudonyms: privacy.Pseudonyms) -> None:
         )
 
 
-def _finish(packed: packing.Packed, job: Job, folder: Path) -> dict[str, Any]:
+def _finish(packed: packing.Packed, job: Job, said: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Judge what was packed, write its manifest and report to `folder`, and return the report."""
     section = job.section
     table, official = packed.table, _official(packed)
@@ -196,17 +198,19 @@ def _finish(packed: packing.Packed, job: Job, folder: Path) -> dict[str, Any]:
     dropped = _leave_out(pairs, packed, table, job)
     table = table[~table["sample_id"].isin(dropped)].reset_index(drop=True)
     facts = manifest.Facts(
-        classes=_classes(job.source, job.options, table),
+        classes=_classes(job, table),
         source=section.source,
         kind=job.base.kind,
         simulated=getattr(job.source, "SIMULATED", False),
         multi_label=_multi_label(job.source, job.options),
+        ordered=section.order is not None or _ordered(job.source, job.options),
         official_split=official,
         split_in_time=_split_in_time(job.source, job.options),
         has_patients=bool(table["patient_id"].notna().all()),
         leaks=section.leaks,
         leak_pairs=_left_in(pairs, section),
         key_fingerprint=job.pseudonyms.fingerprint,
+        **said,
     )
     _check_table(table, facts)
     manifest.write(table, facts, folder)
@@ -262,12 +266,25 @@ def _multi_label(source: ModuleType, options: params.Section) -> bool:
     return source.multi_label(options) if hasattr(source, "multi_label") else False
 
 
-def _classes(source: ModuleType, options: params.Section, table: pd.DataFrame) -> tuple[str, ...]:
+def _ordered(source: ModuleType, options: params.Section) -> bool:
+    return bool(source.ordered(options)) if hasattr(source, "ordered") else False
+
+
+def _classes(job: Job, table: pd.DataFrame) -> tuple[str, ...]:
     if table["label"].isna().all():
         return ()
-    if hasattr(source, "classes"):
-        return tuple(source.classes(options))
-    return tuple(sorted(set(_labels(table["label"], _multi_label(source, options)))))
+    if hasattr(job.source, "classes"):
+        found = tuple(job.source.classes(job.options))
+    else:
+        found = tuple(sorted(set(_labels(table["label"].dropna(), _multi_label(job.source, job.options)))))
+    if job.section.order is None:
+        return found
+    if sorted(job.section.order) != sorted(found):
+        raise Refused(
+            f"ingest.order must name each class once, from the lowest to the highest: the classes are "
+            f"{', '.join(found)}, it names {', '.join(job.section.order)}"
+        )
+    return job.section.order
 
 
 def _labels(column: pd.Series, multi_label: bool) -> list[str]:

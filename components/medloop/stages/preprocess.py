@@ -35,8 +35,8 @@ def preprocess(
     """Write train and val to `arrays`, test to `holdout`, and return what `about.json` says of the three.
 
     A split's folder holds `inputs.npy` (N, ...), images (N, H, W, C) uint8 or windows (N, L, C) float32, `labels.npy`
-    (N,), int32 of classes or float32, and `index.parquet`, in the order of the manifest. The inputs are made here, or
-    taken from what `preprocess_part` wrote for each shard.
+    (N,), int32 of classes or float32, or (N, L) uint8 of several labels at once, and `index.parquet`, in the order of
+    the manifest. The inputs are made here, or taken from what `preprocess_part` wrote for each shard.
 
     Raises:
         Refused: validation did not pass or belongs to other samples, a split is empty, the task does not take the
@@ -60,7 +60,7 @@ def preprocess(
             tables[split] = job.kind.index(rows, job.form)
             tables[split].to_parquet(folder / split / "index.parquet", index=False)
         about = _about(job, tables, json.loads((samples / "ingest.json").read_text()))
-        if floors := _floors(job, about, development / "train"):
+        if floors := _floors(job, about, development, base.seed):
             about["floors"] = floors
         for folder in (development, sealed):
             provenance.write_json(folder / "about.json", about)
@@ -109,12 +109,12 @@ class Job:
         return self.table[self.table["split"] == split].reset_index(drop=True)
 
     def labels(self, rows: pd.DataFrame) -> np.ndarray:
-        """Return (N,) what is to be told of each array: as the values say it themselves, else as the task finds it."""
+        """Return (N, ..) what is to be told of each array: as the values say it, else as the task finds it."""
         found = self.kind.targets(rows, self.values, self.form)
         if found is not None:
             return np.asarray(found)
         each = np.asarray(self.task.targets(rows, self.facts.classes))
-        return np.repeat(each, self.kind.counts(rows, self.form))
+        return np.repeat(each, self.kind.counts(rows, self.form), axis=0)
 
 
 def _job(base: params.Base, section: params.Preprocess, samples: Path, validation: Path) -> Job:
@@ -157,7 +157,7 @@ def _check(samples: Path, validation: Path) -> None:
 def _about(job: Job, tables: dict[str, pd.DataFrame], ingested: dict[str, Any]) -> dict[str, Any]:
     """Return what training and the report need to know of the three splits together."""
     table, facts = job.table, job.facts
-    counts = {split: _counts(index, facts.classes) for split, index in tables.items()}
+    counts = {split: _counts(index, facts) for split, index in tables.items()}
     groups = {
         column: {split: rows[column].value_counts().sort_index().to_dict() for split, rows in table.groupby("split")}
         for column in ("site", "sex", "modality")
@@ -177,18 +177,27 @@ def _about(job: Job, tables: dict[str, pd.DataFrame], ingested: dict[str, Any]) 
     }
 
 
-def _counts(index: pd.DataFrame, classes: Sequence[str]) -> dict[str, int]:
-    """Return how many arrays there are of each class, without classes how many in all."""
-    if not classes:
+def _counts(index: pd.DataFrame, facts: manifest.Facts) -> dict[str, int]:
+    """Return how many arrays there are of each class; in all, without classes or with several of one sample."""
+    if not facts.classes or facts.multi_label:
         return {"all": len(index)}
     found = index["label"].value_counts()
-    return {name: int(found.get(name, 0)) for name in classes}
+    return {name: int(found.get(name, 0)) for name in facts.classes}
 
 
-def _floors(job: Job, about: dict[str, Any], train: Path) -> dict[str, Any]:
-    """Return what a network must beat, fitted on train alone."""
-    inputs = np.load(train / "inputs.npy", mmap_mode="r")
-    return dict(job.task.floors(inputs, np.load(train / "labels.npy"), about))
+def _floors(job: Job, about: dict[str, Any], development: Path, seed: int) -> dict[str, Any]:
+    """Return what a network must beat: of the task, fitted on train alone, and of the kind, on train and validation."""
+    inputs, labels = (
+        [np.load(development / split / f"{name}.npy", mmap_mode="r") for split in ("train", "val")]
+        for name in ("inputs", "labels")
+    )
+    found = dict(job.task.floors(inputs[0], labels[0], about))
+    classes = job.facts.classes
+    if not hasattr(job.kind, "floors") or job.task.outputs(classes) != len(classes):  # it gives a logit a class
+        return found
+    index = pd.concat([pd.read_parquet(development / split / "index.parquet") for split in ("train", "val")])
+    patients = index["patient_id"].fillna(index["sample_id"]).tolist()
+    return found | dict(job.kind.floors(inputs, np.concatenate(labels), patients, about, seed))
 
 
 def _write(rows: pd.DataFrame, blocks: Iterable[bytes | memoryview], job: Job, folder: Path) -> None:

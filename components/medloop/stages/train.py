@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medloop import __version__, pairing, params, plugins, provenance, tasks, training
+from medloop import __version__, pairing, params, plugins, predictions, provenance, tasks, training
 from medloop.errors import Refused
 from medloop.training import backend, data, live, members, seat, team
 
@@ -251,9 +251,11 @@ def _code(section: params.Train) -> dict[str, str]:
 
 
 def _predictions(split: data.Split, outputs: np.ndarray) -> pa.Table:
-    """Return sample_id, patient_id, label and output_0 .. of all validation data; of windows start and block too."""
+    """Return sample_id, patient_id, labels and output_0 .. of all validation data; of windows start and block too."""
     known = [name for name in ("sample_id", "patient_id", "start", "block") if name in split.index.column_names]
-    table = split.index.select(known).append_column("label", pa.array(split.labels))
+    table = split.index.select(known)
+    for name, labels in predictions.label_columns(split.labels).items():
+        table = table.append_column(name, pa.array(labels))
     for i in range(outputs.shape[1]):
         table = table.append_column(f"output_{i}", pa.array(outputs[:, i]))
     return table.replace_schema_metadata()
@@ -285,4 +287,5 @@ def _card(base: params.Base, arrays: data.Arrays) -> dict[str, Any]:
         "input_units": arrays.train.kind.INPUT_UNITS,
         "preprocessing": arrays.about["preprocessing"],
         "simulated": bool(arrays.about["facts"]["simulated"]),
+        **({"question": question} if (question := arrays.about["facts"].get("question")) else {}),
     }

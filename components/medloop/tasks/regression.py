@@ -14,7 +14,7 @@ from medloop.errors import Refused
 
 __all__ = ["said"]
 
-KINDS = ("image", "sequence", "volume")
+KINDS = ("image", "sequence", "volume", "table")
 NUMBERS = True
 GATE = "r2"
 METRICS = ("mae", "rmse", "r2")

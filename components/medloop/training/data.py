@@ -29,7 +29,7 @@ class Split:
     """One side of the development data."""
 
     inputs: np.ndarray  # (N, H, W, C) uint8 or (N, L, C) float32, mapped into memory
-    labels: np.ndarray  # (N,) int32 of classes, else float32
+    labels: np.ndarray  # (N,) int32 of classes, else float32; (N, L) uint8 of several labels at once
     index: pa.Table  # sample_id, patient_id, ... a row per input
     kind: ModuleType  # of sample
 
@@ -68,11 +68,23 @@ def read(folder: Path) -> Arrays:
         )
     arrays = Arrays(about, *(_split(folder / name, about["facts"]["kind"]) for name in ("train", "val")))
     for name, split in (("train", arrays.train), ("val", arrays.val)):
-        absent = set(range(len(arrays.classes))) - set(np.unique(split.labels).tolist())
-        if absent:
-            missing = ", ".join(arrays.classes[i] for i in sorted(absent))
-            raise Refused(f"split {name} needs samples of every class, it has none of: {missing}")
+        if split.labels.ndim == 1:
+            _refuse_absent(arrays.classes, split.labels, name)
+    if arrays.train.labels.ndim > 1:
+        _refuse_constant(arrays.classes, arrays.train.labels)
     return arrays
+
+
+def _refuse_absent(classes: list[str], labels: np.ndarray, name: str) -> None:
+    if absent := set(range(len(classes))) - set(np.unique(labels).tolist()):
+        missing = ", ".join(classes[i] for i in sorted(absent))
+        raise Refused(f"split {name} needs samples of every class, it has none of: {missing}")
+
+
+def _refuse_constant(classes: list[str], labels: np.ndarray) -> None:
+    constant = [name for name, column in zip(classes, labels.T, strict=True) if column.min() == column.max()]
+    if constant:
+        raise Refused(f"split train needs samples with every label and without it, not so for: {', '.join(constant)}")
 
 
 def _split(folder: Path, kind: str) -> Split:
@@ -84,10 +96,14 @@ def _split(folder: Path, kind: str) -> Split:
 def sample_weights(labels: np.ndarray, classes: int, mode: str, sampling: str = "natural") -> np.ndarray:
     """Return (N,) float32: ones, or with "balanced" weights under which every class counts the same, mean one.
 
-    They are ones under balanced sampling too, where every class counts the same already.
+    They are ones under balanced sampling too, where every class counts the same already. Of several labels at once
+    (N, L) a sample weighs the mean of what each label gives it, with it and without it counting the same.
     """
     if mode == "none" or sampling == "balanced" or not classes:
         return np.ones(len(labels), np.float32)
+    if labels.ndim > 1:
+        having = labels.mean(axis=0)
+        return np.where(labels, 0.5 / having, 0.5 / (1 - having)).mean(axis=1).astype(np.float32)
     counts = np.bincount(labels, minlength=classes)
     return (len(labels) / (classes * counts[labels])).astype(np.float32)
 
@@ -116,7 +132,12 @@ def mean_and_std(images: np.ndarray, *, mask: bool = False) -> tuple[list[float]
     levels, total = np.arange(256), histogram.sum(axis=1)
     mean = histogram @ levels / total
     variance = histogram @ levels**2 / total - mean**2
-    return mean.tolist(), np.sqrt(np.maximum(variance, 1e-12)).tolist()
+    return mean.tolist(), _deviation(variance)
+
+
+def _deviation(variance: np.ndarray) -> list[float]:
+    """Return standard deviations, 1 of a channel that is constant: it becomes zeros."""
+    return np.where(variance > 1e-12, np.sqrt(np.maximum(variance, 0)), 1.0).tolist()
 
 
 def _of_floats(inputs: np.ndarray, mask: bool) -> tuple[list[float], list[float]]:
@@ -134,7 +155,7 @@ def _of_floats(inputs: np.ndarray, mask: bool) -> tuple[list[float], list[float]
     mean = total / count
     for flat in real():
         squares += ((flat - mean) ** 2).sum(axis=0)
-    return mean.tolist(), np.sqrt(np.maximum(squares / count, 1e-12)).tolist()
+    return mean.tolist(), _deviation(squares / count)
 
 
 def batch_size(split: Split, section: params.Train) -> int:
@@ -175,7 +196,8 @@ def epoch_segments(
         inputs = np.empty((*rows.shape, *split.inputs.shape[1:]), split.inputs.dtype)
         labels, scale = split.labels[rows], weights[rows]
         if section.mixup:
-            labels = np.empty((*rows.shape, split.labels.max() + 1), np.float32)
+            classes = split.labels.shape[1] if split.labels.ndim > 1 else split.labels.max() + 1
+            labels = np.empty((*rows.shape, classes), np.float32)
         for i in range(len(rows)):
             inputs[i] = augmented(rows[i], first + i)
             if section.mixup:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from medloop import params
+from medloop import dealing, params
 from medloop.errors import Refused
 from medloop.training.data import Arrays, Split
 
@@ -79,17 +79,11 @@ def dealt(together: Split, folds: int, seed: int) -> np.ndarray:
     """
     known = zip(together.index["patient_id"].to_pylist(), together.index["sample_id"].to_pylist(), strict=True)
     names = [f"sample {sample}" if patient is None else f"patient {patient}" for patient, sample in known]
-    _, first, patient_of = np.unique(names, return_index=True, return_inverse=True)
     classes = together.labels if together.labels.dtype.kind == "i" else np.zeros(len(together.labels), np.int64)
-    label = classes[first]  # of each patient, as its first sample says
-    order = np.random.default_rng(seed).permutation(len(first))
-    order = order[np.argsort(label[order], kind="stable")]
-    fold = np.empty(len(first), np.int64)
-    fold[order] = np.arange(len(first)) % folds
-    fewest = int(np.bincount(label, minlength=classes.max() + 1).min())
+    fold, fewest = dealing.dealt(names, classes, folds, seed)
     if fewest < folds:
         raise Refused(f"train.folds must be at most {fewest}, the number of patients of the rarest class, got {folds}")
-    return fold[patient_of]
+    return fold
 
 
 def _part(arrays: Arrays, rows: np.ndarray) -> Split:

@@ -21,14 +21,16 @@ def labels(
     The loss of a pair is then `share` of the first sample's weighted loss plus the rest of the second one's.
 
     Args:
-        classes: class indices of all samples.
+        classes: class indices of all samples (N,), or 1 (N, classes) for each label that they have.
         weights: of all samples.
         first: (N,) one sample of each pair.
         second: (N,) the other one.
         share: (N,) of the first one, 0 to 1.
     """
     one, other = share * weights[first], (1 - share) * weights[second]
-    known = np.eye(classes.max() + 1)
+    known = [
+        classes[rows] if classes.ndim > 1 else np.eye(classes.max() + 1)[classes[rows]] for rows in (first, second)
+    ]
     total = one + other
-    mixed = (one[:, None] * known[classes[first]] + other[:, None] * known[classes[second]]) / total[:, None]
+    mixed = (one[:, None] * known[0] + other[:, None] * known[1]) / total[:, None]
     return mixed.astype(np.float32), total.astype(np.float32)

@@ -1,0 +1,170 @@
+"""Where records come from: text either way round, Parquet, h5ad of both ages, one file or several cohorts."""
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.sparse import csc_matrix, csr_matrix
+
+import sheets
+from medloop import params
+from medloop.errors import Refused
+from medloop.sources import table
+from support import ROOT
+
+GENES = ("tp53", "kras", "egfr")
+VALUES = np.array([[1, 0, 2.5], [0, 0, 4], [0, 7, 0], [3, 0, 0]], np.float32)
+TYPES = ("B", "T", "T", "B")
+
+
+def read(folder, **options):
+    chosen = params.checked(table.Options, options, where="table")
+    found = [sample for item in table.items(folder, chosen, seed=0) for sample in item.read()]
+    return found, table.facts(folder, chosen)
+
+
+def matrix(found):
+    return np.stack([sample.values for sample in found])
+
+
+def h5ad_now(path, how):
+    with h5py.File(path, "w") as file:
+        sparse = {"csr": csr_matrix, "csc": csc_matrix}.get(how)
+        if sparse:
+            made = sparse(VALUES)
+            group = file.create_group("X")
+            group.attrs["encoding-type"], group.attrs["shape"] = f"{how}_matrix", VALUES.shape
+            for name in ("data", "indices", "indptr"):
+                group[name] = getattr(made, name)
+        else:
+            file["X"] = VALUES
+        file["var/_index"] = [name.encode() for name in GENES]
+        file["var"].attrs["_index"] = "_index"
+        file["obs/type/codes"] = np.array([0, 1, 1, 0], np.int8)
+        file["obs/type/categories"] = [b"B", b"T"]
+
+
+def h5ad_then(path):
+    with h5py.File(path, "w") as file:
+        made = csr_matrix(VALUES)
+        for name in ("data", "indices", "indptr"):
+            file[f"raw.X/{name}"] = getattr(made, name)
+        file["raw.X"].attrs["h5sparse_format"] = "csr"
+        file["raw.var"] = np.array([(name.encode(),) for name in GENES], [("index", "S8")])
+        file["obs"] = np.array([(b"c", code) for code in (0, 1, 1, 0)], [("index", "S8"), ("type", "i1")])
+        file["uns/type_categories"] = [b"B", b"T"]
+
+
+@pytest.mark.parametrize("how", ["dense", "csr", "csc", "then"])
+def test_h5ad_is_read_however_it_is_stored(how, tmp_path):
+    if how == "then":
+        h5ad_then(tmp_path / "cells.h5ad")
+    else:
+        h5ad_now(tmp_path / "cells.h5ad", how)
+    place = "raw.X" if how == "then" else "X"
+    found, facts = read(tmp_path, files=[{"path": "cells.h5ad"}], label="type", matrix=place)
+    assert facts["variables"] == GENES
+    np.testing.assert_array_equal(matrix(found), VALUES)
+    assert tuple(sample.label for sample in found) == TYPES
+    assert {sample.patient_id for sample in found} == {None}
+
+
+def test_parquet_and_text_say_the_same(tmp_path):
+    frame = pd.DataFrame(VALUES, columns=list(GENES)).assign(who=["a", "b", "c", "d"], kind=TYPES)
+    frame.to_parquet(tmp_path / "cells.parquet")
+    frame.to_csv(tmp_path / "cells.csv", index=False)
+    frame.to_csv(tmp_path / "cells.tsv.gz", index=False, sep="\t")
+    wanted = {"id": "who", "label": "kind"}
+    one, *others = (read(tmp_path, files=[{"path": name}], **wanted) for name in
+                    ("cells.parquet", "cells.csv", "cells.tsv.gz"))  # fmt: skip
+    np.testing.assert_array_equal(matrix(one[0]), VALUES)
+    for other in others:
+        np.testing.assert_array_equal(matrix(other[0]), matrix(one[0]))
+        assert [sample.label for sample in other[0]] == [sample.label for sample in one[0]]
+        assert other[1] == one[1]
+
+
+def expression(folder, *, genes=("g1", "g2", "g3"), names=("1", "2"), file="train.csv"):
+    lines = ["gene,text," + ",".join(f"{name},call" for name in names)]
+    lines += [f"{gene},x," + ",".join(f"{10 * row + int(name)},A" for name in names) for row, gene in enumerate(genes)]
+    (folder / file).write_text("\n".join(lines))
+
+
+def cohorts(folder, **changes):
+    expression(folder)
+    expression(folder, names=("3", "4"), file="independent.csv", **changes)
+    (folder / "actual.csv").write_text("patient,cancer\n1,ALL\n2,AML\n3,ALL\n4,AML\n")
+    files = [{"path": "train.csv", "split": "train"}, {"path": "independent.csv", "split": "test", "site": "B"}]
+    labels = {"path": "actual.csv", "id": "patient", "label": "cancer"}
+    return {"files": files, "labels": labels, "variable": "gene", "leave": ["text", "call*"], "val": 0.5}
+
+
+def test_lines_may_be_variables_and_labels_another_file(tmp_path):
+    found, facts = read(tmp_path, **cohorts(tmp_path))
+    assert facts["variables"] == ("g1", "g2", "g3")
+    assert matrix(found).tolist() == [[1, 11, 21], [2, 12, 22], [3, 13, 23], [4, 14, 24]]
+    assert [sample.label for sample in found] == ["ALL", "AML", "ALL", "AML"]
+    assert [sample.patient_id for sample in found] == ["1", "2", "3", "4"]
+    assert {sample.split for sample in found[:2]} <= {"train", "val"}
+    assert [(sample.split, sample.site) for sample in found[2:]] == [("test", "B")] * 2
+
+
+def test_a_gene_that_one_cohort_lacks_is_refused_or_left_out_of_all(tmp_path):
+    options = cohorts(tmp_path, genes=("g3", "g1"))
+    said = r"variable g2 of train\.csv is not in independent\.csv: set ingest\.options\.table\.unequal: common"
+    with pytest.raises(Refused, match=said):
+        read(tmp_path, **options)
+    found, facts = read(tmp_path, unequal="common", **options)
+    assert facts["variables"] == ("g1", "g3")
+    assert matrix(found).tolist() == [[1, 21], [2, 22], [13, 3], [14, 4]]
+
+
+def broken(rows, what):
+    if what == "twice":
+        return [*rows, rows[3]]
+    if what == "no label":
+        return [{name: value for name, value in row.items() if name != "ill"} for row in rows]
+    if what == "empty label":
+        return [*rows[:3], rows[3] | {"ill": ""}]
+    return [*rows[:3], rows[3] | {"record": ""}]
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("twice", r"ward\.csv, line 12: a second record with the same name"),
+        ("no label", r"ward\.csv has no column 'ill', which ingest\.options\.table\.label names"),
+        ("empty label", r"ward\.csv, line 5: the cell of the label is empty"),
+        ("no name", r"ward\.csv, line 5: the record has no name"),
+    ],
+)
+def test_a_bad_table_is_refused_in_one_line_that_names_nobody(what, said, tmp_path):
+    sheets.write(tmp_path / "ward.csv", broken(sheets.rows(10), what))
+    with pytest.raises(Refused, match=said) as raised:
+        read(tmp_path, **sheets.options())
+    assert "Canarybird" not in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_missing_or_no_table_is_refused(tmp_path):
+    with pytest.raises(Refused, match=r"no ward\.csv in .*: set ingest\.root to its folder"):
+        read(tmp_path, **sheets.options())
+    (tmp_path / "ward.csv").write_text("a,b\n1,2,3\n")
+    with pytest.raises(Refused, match=r"ward\.csv has no column 'ill'"):
+        read(tmp_path, **sheets.options())
+    (tmp_path / "cells.h5ad").write_bytes(b"no such thing")
+    with pytest.raises(Refused, match=r"cells\.h5ad is no readable table \(OSError\)"):
+        read(tmp_path, files=[{"path": "cells.h5ad"}], label="type")
+
+
+def test_a_misspelt_option_is_named():
+    with pytest.raises(Refused, match=r"table: unknown parameter lable; did you mean 'label'\?"):
+        params.checked(table.Options, {"files": [{"path": "a.csv"}], "lable": "x"}, where="table")
+
+
+@pytest.mark.parametrize(("profile", "records", "variables"), [("heart", 303, 13)])
+def test_the_public_tables_have_their_published_counts(profile, records, variables, shared_data, monkeypatch):
+    monkeypatch.setenv("MEDLOOP_DATA", str(shared_data))
+    options = params.mapping(ROOT / f"profiles/{profile}.yaml")["ingest"]["options"]["table"]
+    found, facts = read(shared_data / "none", **options)
+    assert (len(found), len(facts["variables"])) == (records, variables)

@@ -1,0 +1,179 @@
+"""Grades, and several labels at once, go through every stage, become champion, and predict."""
+
+import csv
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+
+from medloop import kubeflow, manifest, params, plugins, tasks
+from medloop.errors import Refused
+from medloop.stages.evaluate import evaluate
+from medloop.stages.ingest import ingest
+from medloop.stages.preprocess import preprocess
+from medloop.stages.register import register
+from medloop.stages.train import train
+from medloop.stages.validate import validate
+
+GRADES = ("none", "mild", "severe")
+FINDINGS = ("left", "right")
+TRAIN = params.Train(
+    architectures=("cnn",),
+    epochs=4,
+    learning_rate=0.01,
+    mixup=0.1,
+    hyper={"cnn": {"filters": [8]}},
+)
+RULE = params.Promote(floor=0.1, min_samples=5, min_per_class=2, resamples=200)
+
+
+def write(folder, task, count=150):
+    """Write images with a bright square for each finding, or as bright as their grade, and a table of labels."""
+    random = np.random.default_rng(0)
+    rows = []
+    for i in range(count):
+        image, grade = random.integers(0, 90, (16, 16)), i % 3
+        found = [bool(i % 2), bool(i // 2 % 2)]
+        if task == "ordinal":
+            image[4:12, 4:12] += 70 * grade
+            label = GRADES[grade]
+        else:
+            image[4:12, 1:7] += 8 * found[0]
+            image[4:12, 9:15] += 8 * found[1]
+            label = " | ".join(name for name, yes in zip(FINDINGS, found, strict=True) if yes)
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f"{i:03}.png"), image.astype(np.uint8))
+        rows.append((f"{i:03}.png", label, f"Canarybird-{i}"))
+    with (folder / "labels.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([("path", "label", "patient_id"), *rows])
+
+
+def ingested(base, folder, **changes):
+    several = base.task == "multilabel"
+    section = params.Ingest(
+        source="folder",
+        root=str(folder / "data"),
+        options={"folder": {"labels": "labels.csv", "several": several}},
+        workers=1,
+        **({} if several else {"order": GRADES}) | changes,
+    )
+    return ingest(base, section, samples=folder / "samples")
+
+
+def prepared(base, folder):
+    return preprocess(
+        base,
+        params.Preprocess(size_px=(16, 16)),
+        **{name: folder / name for name in ("samples", "validation", "arrays", "holdout")},
+    )
+
+
+@pytest.fixture(scope="module", params=["multilabel", "ordinal"])
+def loop(request, tmp_path_factory):
+    """The folder of a whole loop, up to the evaluation."""
+    folder, base = tmp_path_factory.mktemp("loop"), params.Base(task=request.param, dataset="squares")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MEDLOOP_KEY_FILE", str(folder / "key"))
+        patch.setenv("MEDLOOP_STATE", str(folder / "state"))
+        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        write(folder / "data", request.param)
+        ingested(base, folder)
+        validate(base, params.Validate(), samples=folder / "samples", validation=folder / "validation")
+        prepared(base, folder)
+        train(base, TRAIN, arrays=folder / "arrays", model=folder / "models/cnn")
+        metrics = evaluate(
+            base,
+            params.Evaluate(resamples=200),
+            models={"cnn": folder / "models/cnn"},
+            **{name: folder / name for name in ("holdout", "validation", "evaluation")},
+        )
+    return SimpleNamespace(folder=folder, base=base, metrics=metrics, task=plugins.load(tasks, request.param))
+
+
+@pytest.fixture
+def champion(loop, monkeypatch):
+    """The loop's version, registered and promoted in the store of the loop."""
+    from medloop.operations.promote import promote
+
+    monkeypatch.setenv("MEDLOOP_KEY_FILE", str(loop.folder / "key"))
+    monkeypatch.setenv("MEDLOOP_STATE", str(loop.folder / "state"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{loop.folder}/mlflow.db")
+    found = register(
+        loop.base,
+        params.Register(),
+        models={"cnn": loop.folder / "models/cnn"},
+        validation=loop.folder / "validation",
+        evaluation=loop.folder / "evaluation",
+    )
+    decision = promote(loop.base, RULE, version=found["version"], samples=loop.folder / "samples")
+    assert decision.ok, decision.reason
+    return found
+
+
+def test_it_learns_and_the_report_says_so(loop):
+    found = loop.metrics["test"][loop.task.GATE]
+    assert found["value"] > 0.6
+    assert found["low"] < found["value"] < found["high"]
+    page = (loop.folder / "evaluation/report.html").read_text()
+    assert "Canarybird" not in page
+    if loop.base.task == "ordinal":
+        assert "none &lt; mild &lt; severe" in page
+        assert manifest.read(loop.folder / "samples")[1].classes == GRADES
+    else:
+        assert "By label" in page
+        assert list(loop.metrics["labels"]) == list(FINDINGS)
+        assert np.load(loop.folder / "arrays/train/labels.npy").shape[1:] == (2,)
+
+
+def test_what_is_served_is_what_was_evaluated(loop, champion):
+    from medloop.operations import scoring
+    from medloop.tracking import registry
+    from medloop.tracking.connection import server
+
+    with server() as client:
+        version = registry.get(client, loop.base.model_name, "champion")
+    test = scoring.today(loop.folder / "samples", "squares")
+    table = pd.read_parquet(loop.folder / "evaluation/predictions.parquet")
+    columns = loop.task.stored(test.classes)
+    np.testing.assert_allclose(scoring.score(version, test, loop.task), table[columns], atol=1e-6)
+
+
+def test_files_are_predicted(loop, champion, tmp_path):
+    from medloop.operations.predict import predict
+
+    predict(loop.base, source=loop.folder / "data", output=tmp_path / "out.parquet")
+    found = pd.read_parquet(tmp_path / "out.parquet")
+    assert len(found[found["error"].isna()]) == 150
+    known = {"", *FINDINGS, "left|right"} if loop.base.task == "multilabel" else set(GRADES)
+    assert set(found["decision"].dropna()) <= known
+
+
+def test_two_trainings_give_the_same_bytes(loop, tmp_path):
+    train(loop.base, TRAIN, arrays=loop.folder / "arrays", model=tmp_path / "cnn")
+    for name in ("model.onnx", "card.json", "validation.parquet"):
+        assert (tmp_path / "cnn" / name).read_bytes() == (loop.folder / "models/cnn" / name).read_bytes(), name
+
+
+def test_kubeflow_shows_the_curves_that_there_are(loop):
+    assert not kubeflow.has_roc_curve(loop.folder / "evaluation")
+    assert kubeflow.has_confusion_matrix(loop.folder / "evaluation") == (loop.base.task == "ordinal")
+
+
+def test_another_task_is_refused_with_the_one_that_fits(loop, tmp_path):
+    for name in ("samples", "validation"):
+        (tmp_path / name).symlink_to(loop.folder / name)
+    other, said = {
+        "multilabel": ("classification", "several: take task multilabel"),
+        "ordinal": ("multilabel", "take task classification or ordinal"),
+    }[loop.base.task]
+    with pytest.raises(Refused, match=said):
+        prepared(params.Base(task=other, dataset="squares"), tmp_path)
+
+
+def test_an_order_that_names_other_classes_is_refused(tmp_path):
+    base = params.Base(task="ordinal", dataset="squares")
+    write(tmp_path / "data", "ordinal", 30)
+    with pytest.raises(Refused, match="the classes are mild, none, severe, it names none, severe"):
+        ingested(base, tmp_path, order=("none", "severe"))
