@@ -8,7 +8,8 @@ A task is a module with
 - `NUMBERS`: whether it tells numbers, which may follow from the values of a sample: the next moment of a signal;
 - `check(facts)`: raises Refused for a data set that it cannot score;
 - `outputs(classes)`: how many numbers the network gives;
-- `targets(rows, classes)`: (N,) what `labels.npy` holds, where the values do not say it themselves;
+- `targets(rows, classes)`: (N,), or (N, L) of several labels, what `labels.npy` holds, where the values do not say it
+  themselves;
 
 For `train`
 
@@ -31,7 +32,8 @@ For `promote`
 - `stored(classes)`: columns of predictions.parquet that hold `said`; `served(classes)`: those of the served model.
 
 `Predictions` (dataclass of `table`, `labels` and more, a row a sample) has `where(chosen)`, `frame()`,
-`metrics(weights)`, `counts()` and `too_small()`, a reason for no interval or None.
+`metrics(weights)`, `counts()`, `by_label()` where a sample may have several labels, and `too_small()`, a reason for no
+interval or None.
 
 Beside it stand answers/<task>.py, which turns outputs into what the served model returns and stands alone, and
 pages/<task>.py, the words and figures of its report.
