@@ -44,7 +44,6 @@ def options(**changes) -> dict[str, object]:
     """Return the options of the source for these tables."""
     return {
         "files": [{"path": "ward.csv"}],
-        "question": "is the patient ill?",
         "id": "record",
         "label": "ill",
         "sex": "sex",

@@ -38,6 +38,7 @@ def ingested(folder, samples="samples", options=None, **changes):
         source="table",
         root=str(folder / "data"),
         options={"table": options or sheets.options()},
+        question="is the patient ill?",
         workers=1,
         **changes,
     )

@@ -62,7 +62,7 @@ class Facts:
     kind: str = "image"  # of sample, a file of medloop/kinds
     variables: tuple[str, ...] = ()  # names of the values, where each has one: genes, findings
     record: dict[str, Any] = field(default_factory=dict)  # how a record with these names is read
-    question: str | None = None  # the clinical one, where the source says it
+    question: str | None = None  # the clinical one, that the data set stands for
     simulated: bool = False
     multi_label: bool = False
     ordered: bool = False  # the classes are grades, from the lowest to the highest

@@ -72,7 +72,7 @@ def render(
         units=units,
         splits=wording.splits(about, units),
         title=wording.title(card),
-        asked=page.asked(card, choice),
+        asked=[*wording.question(card), *page.asked(card, choice)],
         contents=page.contents(metrics),
         taken=kind.described(card),
         outcome=[*page.outcome(metrics, choice, card, units), *wording.beyond(metrics)],

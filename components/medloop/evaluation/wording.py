@@ -76,6 +76,11 @@ def title(card: Mapping[str, Any]) -> str:
     return f"Simulated data: {text}" if card["simulated"] else text.capitalize()
 
 
+def question(card: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return the row that tells the clinical question, where there is one."""
+    return [("Question", card["question"])] if card.get("question") else []
+
+
 def splits(about: Mapping[str, Any], units: str = "images") -> list[str]:
     """Return how many inputs, and of how many patients, each split holds."""
     texts = []

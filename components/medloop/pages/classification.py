@@ -28,13 +28,11 @@ def asked(card: Mapping[str, Any], choice: Mapping[str, Any]) -> list[tuple[str,
     """Return what was asked."""
     classes, positive = card["classes"], choice["positive_class"]
     task = f"{card['task']}: one of {len(classes)} classes per {card['kind']}: {' / '.join(classes)}"
-    question = [("Question", card["question"])] if card.get("question") else []
     if choice["threshold"] is None:
         named = [("Positive class", positive)] if len(classes) == 2 else []
-        return [*question, ("Task", task), *named, ("Decision", "the likeliest class")]
+        return [("Task", task), *named, ("Decision", "the likeliest class")]
     target = wording.percent(choice["operating_point"]["target_sensitivity"])
     return [
-        *question,
         ("Task", task),
         ("Positive class", positive),
         (

@@ -25,7 +25,6 @@ WORST = "Test {units} with the label that the model held least likely, or withou
 
 def asked(card: Mapping[str, Any], choice: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what was asked."""
-    question = [("Question", card["question"])] if card.get("question") else []
     task = f"{card['task']}: any of {len(card['classes'])} labels per {card['kind']}: {' / '.join(card['classes'])}"
     target = choice["operating_point"]["target_sensitivity"]
     decision = (
@@ -35,7 +34,7 @@ def asked(card: Mapping[str, Any], choice: Mapping[str, Any]) -> list[tuple[str,
     )
     likelier = choice["without_threshold"] if target is not None else []
     rest = f"; where it is likelier than not: {', '.join(likelier)}" if likelier else ""
-    return [*question, ("Task", task), ("Decision", f"{decision}{rest}")]
+    return [("Task", task), ("Decision", f"{decision}{rest}")]
 
 
 def contents(metrics: Mapping[str, Any]) -> str:

@@ -27,10 +27,8 @@ WORST = "Test {units} whose decided grade is farthest from their label."
 
 def asked(card: Mapping[str, Any], choice: Mapping[str, Any]) -> list[tuple[str, str]]:  # noqa: ARG001
     """Return what was asked."""
-    question = [("Question", card["question"])] if card.get("question") else []
     grades = " < ".join(card["classes"])
     return [
-        *question,
         ("Task", f"{card['task']}: one of {len(card['classes'])} grades per {card['kind']}: {grades}"),
         ("Decision", "the grade nearest to the expected one"),
     ]

@@ -86,6 +86,7 @@ class Ingest(Section):
     dvc: DvcReference | None = Field(None, description="in place of root: repo, path and rev of a DVC project's data")
     options: dict[str, dict[str, Any]] = Field({}, description="by source: what its own `Options` declares")
     split: Split = Split()
+    question: str | None = Field(None, description="the clinical one that the data set stands for: of card and report")
     order: tuple[str, ...] | None = Field(
         None, description="the classes from the lowest to the highest, for task ordinal; null: as the source has them"
     )

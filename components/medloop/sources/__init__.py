@@ -11,7 +11,7 @@ and optionally
 - `multi_label(options)`: whether a sample may have several labels (else: no);
 - `ordered(options)`: whether `classes` is an order, from the lowest grade to the highest (else: no);
 - `split_in_time(options)`: whether recordings are cut into stretches, each on one side (else: no);
-- `facts(root, options)`: what it says of all samples, fields of `manifest.Facts`: names of variables, the question;
+- `facts(root, options)`: what it says of all samples, fields of `manifest.Facts`: names of variables;
 - `total(root, options)`: how many items there are, for the progress bar;
 - `notes(options)`: sentences for the report, e.g. the data's licence;
 - `lists_from(options)`: the files below the root that `items` reads in order to list, None for all of them (else: all);

@@ -44,7 +44,6 @@ class Options(params.Section):
 
     name: str | None = Field(None, description="subfolder of $MEDLOOP_DATA where the files are, if not below the root")
     files: tuple[File, ...] = Field(min_length=1)
-    question: str | None = Field(None, description="the clinical question that the classes stand for")
     licence: str | None = Field(None, description="of the data, and whom to cite: for the report")
     id: str | None = Field(None, description="column that names a record, its patient too; none: its place does")
     patient: str | None = Field(None, description="column that names the patient, where one has several records")
@@ -121,7 +120,6 @@ def facts(root: Path, options: Options) -> dict[str, Any]:
     return {
         "variables": _variables(root, options),
         "record": {"codes": options.codes, "aside": aside},
-        "question": options.question,
     }
 
 

@@ -207,6 +207,7 @@ def _finish(packed: packing.Packed, job: Job, said: Mapping[str, Any], folder: P
         official_split=official,
         split_in_time=_split_in_time(job.source, job.options),
         has_patients=bool(table["patient_id"].notna().all()),
+        question=section.question,
         leaks=section.leaks,
         leak_pairs=_left_in(pairs, section),
         key_fingerprint=job.pseudonyms.fingerprint,
