@@ -162,7 +162,9 @@ def test_a_misspelt_option_is_named():
         params.checked(table.Options, {"files": [{"path": "a.csv"}], "lable": "x"}, where="table")
 
 
-@pytest.mark.parametrize(("profile", "records", "variables"), [("heart", 303, 13)])
+@pytest.mark.parametrize(
+    ("profile", "records", "variables"), [("heart", 303, 13), ("golub", 72, 7129), ("pbmc68k", 700, 765)]
+)
 def test_the_public_tables_have_their_published_counts(profile, records, variables, shared_data, monkeypatch):
     monkeypatch.setenv("MEDLOOP_DATA", str(shared_data))
     options = params.mapping(ROOT / f"profiles/{profile}.yaml")["ingest"]["options"]["table"]

@@ -27,6 +27,13 @@ def test_the_first_of_equally_good_epochs_is_the_best(fitting):
     assert [entry["epoch"] for entry in state.history] == [1, 2, 3, 4]
 
 
+def test_the_last_epoch_is_kept_where_a_parameter_says_so(fitting):
+    state = fitting.State()
+    for score in (0.5, 0.9, 0.7):
+        state = fitting.advanced(state, {**NULL, "val_auc": score}, "auc", "last")
+    assert (state.best_epoch, state.best_score) == (3, 0.7)
+
+
 def test_training_stops_after_patience_epochs_without_a_better_one(fitting):
     section = Train(epochs=10, patience=2)
     assert not fitting.finished(fitting.State(), section)

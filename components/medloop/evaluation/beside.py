@@ -36,6 +36,12 @@ def rivals(
     return found
 
 
+def ranking(about: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Return the ranking of the features that came with the elastic net, or None."""
+    found: dict[str, Any] | None = about.get("floors", {}).get(elastic_net.NAME, {}).get("ranking")
+    return found
+
+
 def beyond(
     predictions: Predictions, rival: Predictions, task: ModuleType, section: params.Evaluate, seed: int
 ) -> dict[str, Any]:

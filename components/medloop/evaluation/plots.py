@@ -60,6 +60,20 @@ def learning_gate(histories: Mapping[str, pd.DataFrame], gate: str) -> Figure:
     return figure
 
 
+def ranking(found: Mapping[str, Any]) -> Figure:
+    """Draw how often each of the first features is selected."""
+    top = found["top"][::-1]
+    figure = Figure(figsize=(9.4, 1.2 + 0.24 * len(top)), layout="constrained")
+    axes = figure.subplots()
+    places = np.arange(len(top))
+    axes.barh(places + 0.2, [each["selected"] for each in top], 0.4, label="elastic net")
+    axes.barh(places - 0.2, [each["selected_f"] for each in top], 0.4, label="as many by F")
+    axes.set_yticks(places, [name if len(name) <= 28 else f"{name[:27]}…" for name in (each["name"] for each in top)])
+    axes.set(xlabel=f"Share of {found['resamples']} halves of the patients", xlim=(0, 1.02), title="Selected variables")
+    axes.legend(loc="lower right")
+    return figure
+
+
 def _by_epoch(up: str, title: str) -> tuple[Figure, Axes]:
     figure = Figure(figsize=SIZE, layout="constrained")
     axes = figure.subplots()

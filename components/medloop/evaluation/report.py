@@ -33,6 +33,7 @@ def render(
     plots: Mapping[str, str],
     errors: Sequence[Mapping[str, Any]],
     packages: Mapping[str, str],
+    ranking: Mapping[str, Any] | None = None,
 ) -> str:
     """Return the page.
 
@@ -48,6 +49,7 @@ def render(
         plots: SVG by name.
         errors: of `worst_errors`.
         packages: versions that the model was trained with.
+        ranking: of the variables, where they have names.
     """
     units = kind.units(card["preprocessing"])
     environment = jinja2.Environment(
@@ -87,6 +89,8 @@ def render(
         plots={name: _address("image/svg+xml", svg.encode()) for name, svg in plots.items()},
         errors=errors,
         packages=packages,
+        ranking=ranking,
+        ranked=wording.ranked(ranking, units) if ranking else "",
     )
 
 

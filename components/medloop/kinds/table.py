@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medloop import elastic_net, manifest, params, tabular
+from medloop import elastic_net, manifest, params, ranking, tabular
 from medloop.errors import Refused
 from medloop.kinds import Form, Part
 from medloop.sources import Sample
@@ -145,15 +145,21 @@ def targets(rows: pd.DataFrame, values: manifest.Values, form: Form) -> np.ndarr
 
 
 def floors(
-    inputs: Sequence[np.ndarray], labels: np.ndarray, patients: Sequence[str], about: Mapping[str, Any], seed: int
+    inputs: Sequence[np.ndarray],
+    labels: np.ndarray,
+    patients: Sequence[str],
+    about: Mapping[str, Any],
+    section: params.Preprocess,
+    seed: int,
 ) -> dict[str, Any]:
-    """Return the elastic net, where classes are told.
+    """Return the elastic net, where classes are told, with the ranking of the features.
 
     Args:
         inputs: (N, F) of train, then of validation data.
         labels: of both together.
         patients: of each record of both.
         about: about.json.
+        section: how often the patients are drawn again.
         seed: of the folds.
     """
     if not about["classes"] or labels.ndim > 1 or labels.dtype.kind != "i":
@@ -162,7 +168,11 @@ def floors(
     both = np.concatenate([part[rows[(rows >= begin) & (rows < begin + len(part))] - begin]
                            for begin, part in zip((0, len(inputs[0])), inputs, strict=True)])  # fmt: skip
     own = [patients[row] for row in rows]
-    return {elastic_net.NAME: elastic_net.beside(both, labels[rows], own, len(about["classes"]), seed)}
+    entry = elastic_net.beside(both, labels[rows], own, len(about["classes"]), seed)
+    if section.table.resamples:
+        names, resamples = about["preprocessing"]["features"], section.table.resamples
+        entry["ranking"] = ranking.ranked(both, labels[rows], own, names, entry, resamples=resamples, seed=seed)
+    return {elastic_net.NAME: entry}
 
 
 def augment(

@@ -185,6 +185,7 @@ class Tables(Section):
     clip: tuple[float, float] | None = Field(None, description="least and greatest value, before the logarithm")
     log1p: bool = Field(False, description="log(1 + x) of what is not categorical")
     most_varied: int | None = Field(None, ge=1, description="keep so many of these, whose variance is largest")
+    resamples: int = Field(100, ge=0, description="halves of the patients that rank the variables; 0: no ranking")
 
     @model_validator(mode="after")
     def _low_below_high(self) -> Self:
@@ -253,6 +254,10 @@ class Train(Section):
     weight_decay: float = Field(0.0, ge=0, le=1, description="decoupled, AdamW")
     patience: int = Field(
         5, ge=1, description="epochs without a better gating metric on validation before training stops"
+    )
+    keep: Literal["best", "last"] = Field(
+        "best",
+        description="the epoch whose weights are the model; last: where few patients validate, the best one is chance",
     )
     class_weights: Literal["none", "balanced"] = Field(
         "balanced",

@@ -103,7 +103,8 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
     seen = set[str]()
     for file in options.files:
         table = _look(root, file, options)
-        places = [table.variables.index(name) for name in names]
+        place_of = {name: place for place, name in enumerate(table.variables)}
+        places = [place_of[name] for name in names]
         whole = places == list(range(len(table.variables)))
         for place, said, values in table.records():
             known = _known(said, place, file, options, answers)
@@ -160,7 +161,8 @@ def _variables(root: Path, options: Options) -> tuple[str, ...]:
     (first, names), *others = found.items()
     for file, own in others:
         for here, there, inside, outside in ((names, own, first, file), (own, names, file, first)):
-            lacking = [name for name in here if name not in set(there)]
+            known = set(there)
+            lacking = [name for name in here if name not in known]
             if lacking and options.unequal == "refuse":
                 more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
                 raise Refused(

@@ -77,7 +77,15 @@ def evaluate(
             )
         provenance.write_json(folder / "metrics.json", metrics)
         histories = {each.architecture: pd.read_parquet(each.folder / "history.parquet") for each in found}
-        figures = plots.draw(lambda: page.figures(predictions, card), histories, task.GATE)
+        ranking = beside.ranking(about)
+        if ranking:
+            provenance.write_json(folder / "ranking.json", ranking)
+        drawn = {"ranking": ranking} if ranking else {}
+        figures = plots.draw(
+            lambda: page.figures(predictions, card) | {name: plots.ranking(each) for name, each in drawn.items()},
+            histories,
+            task.GATE,
+        )
         (folder / "plots").mkdir()
         for name, svg in figures.items():
             (folder / "plots" / f"{name}.svg").write_text(svg)
@@ -100,6 +108,7 @@ def evaluate(
                 samples=_named(predictions.table),
             ),
             packages=best.lineage["packages"],
+            ranking=ranking,
         )
         (folder / "report.html").write_text(text)
     return metrics

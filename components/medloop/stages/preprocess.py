@@ -60,7 +60,7 @@ def preprocess(
             tables[split] = job.kind.index(rows, job.form)
             tables[split].to_parquet(folder / split / "index.parquet", index=False)
         about = _about(job, tables, json.loads((samples / "ingest.json").read_text()))
-        if floors := _floors(job, about, development, base.seed):
+        if floors := _floors(job, about, development, section, base.seed):
             about["floors"] = floors
         for folder in (development, sealed):
             provenance.write_json(folder / "about.json", about)
@@ -185,7 +185,9 @@ def _counts(index: pd.DataFrame, facts: manifest.Facts) -> dict[str, int]:
     return {name: int(found.get(name, 0)) for name in facts.classes}
 
 
-def _floors(job: Job, about: dict[str, Any], development: Path, seed: int) -> dict[str, Any]:
+def _floors(
+    job: Job, about: dict[str, Any], development: Path, section: params.Preprocess, seed: int
+) -> dict[str, Any]:
     """Return what a network must beat: of the task, fitted on train alone, and of the kind, on train and validation."""
     inputs, labels = (
         [np.load(development / split / f"{name}.npy", mmap_mode="r") for split in ("train", "val")]
@@ -197,7 +199,7 @@ def _floors(job: Job, about: dict[str, Any], development: Path, seed: int) -> di
         return found
     index = pd.concat([pd.read_parquet(development / split / "index.parquet") for split in ("train", "val")])
     patients = index["patient_id"].fillna(index["sample_id"]).tolist()
-    return found | dict(job.kind.floors(inputs, np.concatenate(labels), patients, about, seed))
+    return found | dict(job.kind.floors(inputs, np.concatenate(labels), patients, about, section, seed))
 
 
 def _write(rows: pd.DataFrame, blocks: Iterable[bytes | memoryview], job: Job, folder: Path) -> None:

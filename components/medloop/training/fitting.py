@@ -63,7 +63,7 @@ def fit(
             entry = {"loss": loss, **_validate(predict, arrays.val, task, spec), "learning_rate": rate(section, epoch)}
             team.agree(entry)
             _refuse_nan(spec.architecture, epoch, entry)
-            state = advanced(state, entry, task.GATE)
+            state = advanced(state, entry, task.GATE, section.keep)
             if state.best_epoch == epoch:
                 best = [keras.ops.convert_to_numpy(variable) for variable in net.variables]
             checkpoint.save(state, made.variables, best)
@@ -95,7 +95,7 @@ def follow(
             _train(made.advance, segments, len(weights) / team.nodes, bar)
             entry = team.agree(None)
             _refuse_nan(spec.architecture, epoch, entry)
-            state = advanced(state, entry, task.GATE)
+            state = advanced(state, entry, task.GATE, section.keep)
     return state
 
 
@@ -106,10 +106,10 @@ def rate(section: params.Train, epoch: int) -> float:
     return section.learning_rate * (1 + math.cos(math.pi * (epoch - 1) / section.epochs)) / 2
 
 
-def advanced(state: State, entry: dict[str, float], gate: str) -> State:
-    """Return the state after one more epoch; of equally good epochs the first is the best."""
+def advanced(state: State, entry: dict[str, float], gate: str, keep: str = "best") -> State:
+    """Return the state after one more epoch; of equally good epochs the first is the best, or else the last is kept."""
     epoch, score = state.epoch + 1, entry[f"val_{gate}"]
-    better = score > state.best_score
+    better = score > state.best_score or keep == "last"
     return State(
         epoch=epoch,
         best_epoch=epoch if better else state.best_epoch,
