@@ -140,6 +140,15 @@ def test_what_is_served_is_what_was_evaluated(loop, champion):
     np.testing.assert_allclose(scoring.score(version, test, loop.task), table[columns], atol=1e-6)
 
 
+def test_every_link_of_its_chain_holds_those_of_each_label_too(loop, champion):
+    from medloop.operations.verify import verify
+
+    lines = "\n".join(verify(loop.base, "champion", artifacts=loop.folder))
+    assert f"test {loop.task.GATE} from predictions.parquet" in lines
+    if loop.base.task == "multilabel":
+        assert all(f"test metrics of label {name} from predictions.parquet" in lines for name in FINDINGS)
+
+
 def test_files_are_predicted(loop, champion, tmp_path):
     from medloop.operations.predict import predict
 

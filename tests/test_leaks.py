@@ -204,6 +204,13 @@ def test_to_drop_ends_the_leaks_of_breastmnist(tmp_path, shared_data):
     assert {name.partition("-")[0] for name in dropped} == {"train", "val"}
 
 
+def test_several_labels_in_another_order_are_no_conflict():
+    rows = pd.DataFrame({"sample_id": list("abcd"), "split": ["test", "test", "train", "train"]})
+    rows["label"] = ["mass|nodule", "", "nodule|mass", "mass"]
+    pairs = leaks._described(rows, pd.DataFrame({"a": [0, 1], "b": [2, 3], "kind": "near", "correlation": 1.0}))
+    assert pairs["conflicting"].tolist() == [False, True]
+
+
 def test_the_refusal_counts_names_and_helps():
     message = leaks.refusal(table(("x1", "t1"), ("x2", "t2!"), ("v1", "t3")))
     assert "3 pairs" in message

@@ -9,6 +9,7 @@ from medloop.errors import Refused
 
 TEMPERATURES = (0.05, 20.0)
 BISECTIONS = 50
+NEWTON_STEPS, CLOSE, RIDGE = 50, 1e-9, 1e-9
 
 
 def temperature(logits: np.ndarray, labels: np.ndarray) -> tuple[float, bool]:
@@ -36,6 +37,42 @@ def binary_temperature(logits: np.ndarray, labels: np.ndarray) -> tuple[float, b
         return float(np.mean((expit(logits / heat) - labels) * logits)) > 0
 
     return _between(too_cool)
+
+
+def platt(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float, bool]:
+    """Return temperature and bias with which logits / temperature + bias (N,) make `labels` (N,) likeliest.
+
+    The bias takes back what class weights add. The labels are drawn a little towards each other, so that there is an
+    answer where they are told apart without an error; they stay as they are, 1 and 0, with False, where nobody or
+    everybody is positive, and where higher logits are no sign of a positive.
+
+    Source: Platt, Probabilistic outputs for support vector machines, 1999.
+    """
+    positives, spread = int(labels.sum()), float(np.std(logits))
+    negatives = len(labels) - positives
+    if not positives or not negatives or not spread:
+        return 1.0, 0.0, False
+    wanted = np.where(labels > 0, (positives + 1) / (positives + 2), 1 / (negatives + 2))
+    x = np.stack([logits / spread, np.ones(len(logits))], axis=1)
+    share = wanted.mean()
+    found = np.array([0.0, np.log(share / (1 - share))])
+
+    def lost(line: np.ndarray) -> float:
+        z = x @ line
+        return float(np.mean(np.logaddexp(0, z) - wanted * z))
+
+    for _ in range(NEWTON_STEPS):
+        p = expit(x @ found)
+        step = np.linalg.solve(x.T @ (x * (p * (1 - p))[:, None]) + RIDGE * np.eye(2), x.T @ (p - wanted))
+        while lost(found - step) > lost(found) and np.abs(step).max() > CLOSE:
+            step = step / 2
+        found = found - step
+        if np.abs(step).max() <= CLOSE:
+            break
+    slope = found[0] / spread
+    if not 1 / TEMPERATURES[1] < slope < 1 / TEMPERATURES[0]:
+        return 1.0, 0.0, False
+    return float(1 / slope), float(found[1]), True
 
 
 def _between(too_cool: Callable[[float], bool]) -> tuple[float, bool]:

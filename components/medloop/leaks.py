@@ -68,4 +68,9 @@ def _described(table: pd.DataFrame, pairs: pd.DataFrame) -> pd.DataFrame:
         columns |= {f"sample_{side}": rows["sample_id"], f"split_{side}": rows["split"], f"label_{side}": rows["label"]}
     made = pd.DataFrame(columns)
     made["kind"], made["correlation"] = pairs["kind"].astype("str"), pairs["correlation"].astype("float64")
-    return made.assign(conflicting=made["label_a"].fillna("") != made["label_b"].fillna(""))[COLUMNS]
+    return made.assign(conflicting=_sets(made["label_a"]) != _sets(made["label_b"]))[COLUMNS]
+
+
+def _sets(labels: pd.Series) -> pd.Series:
+    """Return labels as sets: several labels say the same in any order."""
+    return labels.fillna("").map(lambda joined: frozenset(joined.split("|"))).astype(object)

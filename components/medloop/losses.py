@@ -13,7 +13,7 @@ TINY = 1e-7  # the least of 1 - p: at 0 its powers below one have no slope
 def of_shares(
     section: params.Train, log_probabilities: Callable[[Any], Any], shares: Callable[[Any, int], Any] | None = None
 ) -> Any:
-    """Return the loss of labels, outputs (B, K) and sample weights (B,) or none, a mean over the batch.
+    """Return the loss of labels, outputs (B, K) and weights of samples (B,), of labels (B, L) or none: a mean.
 
     The focal loss is the cross-entropy times (1 - p)^gamma, class by class, for p the probability of the class.
 
@@ -34,7 +34,7 @@ def of_shares(
         wanted = shares(labels, classes) * (1 - smoothing) + smoothing / classes
         missed = ops.maximum(1 - ops.exp(log_p), TINY) ** gamma if gamma else 1.0
         lost = -ops.sum(wanted * missed * log_p, axis=-1)
-        return ops.mean((ops.mean(lost, axis=-1) if len(lost.shape) > 1 else lost) * weights)
+        return ops.mean((ops.mean(lost, axis=-1) if len(ops.shape(weights)) < len(lost.shape) else lost) * weights)
 
     return mean
 

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from sklearn import metrics as reference
+from sklearn.linear_model import LogisticRegression
 
-from medloop import params
+from medloop import calibration, params
 from medloop.answers import multilabel as answers
 from medloop.errors import Refused
 from medloop.evaluation import scores
@@ -93,7 +94,8 @@ def test_temperatures_and_thresholds_are_chosen_label_by_label(said):
     without = (labels * [1, 1, 0]).astype(np.uint8)
     chosen = multilabel.chosen(without, 3 * logits, CARD, params.Evaluate(target_sensitivity=0.9))
     assert chosen["temperature"][0] > 1.5
-    assert not chosen["calibrated"], "of a label that nobody has there is nothing to calibrate"
+    assert chosen["uncalibrated"] == ["hernia"], "of a label that nobody has there is nothing to calibrate"
+    assert (chosen["temperature"][2], chosen["bias"][2]) == (1.0, 0.0)
     assert chosen["threshold"][2] == 0.5
     assert chosen["without_threshold"] == ["hernia"]
     probability = answers.said(3 * logits, chosen)
@@ -119,15 +121,49 @@ def test_the_loss_follows_its_formula(said, section):
     assert found == pytest.approx(np.mean(lost * weights), rel=1e-4)
 
 
-def test_labels_are_weighed_and_mixed_like_classes(said):
-    labels = said[0]
+def test_each_label_is_weighed_by_itself(said):
+    labels, logits, _ = said
     weights = data.sample_weights(labels, 3, "balanced")
-    assert weights.mean() == pytest.approx(1, rel=1e-5)
-    assert weights[labels[:, 2] > 0].mean() > 2 * weights[labels[:, 2] == 0].mean()
+    assert weights.shape == labels.shape
+    for label, weight in zip(labels.T, weights.T, strict=True):
+        assert weight[label > 0].sum() == pytest.approx(75)
+        assert weight[label == 0].sum() == pytest.approx(75)
+    backend.start("tensorflow", seed=0)
+    p = 1 / (1 + np.exp(-logits))
+    wanted = np.mean(weights * -np.log(np.where(labels, p, 1 - p)))
+    assert float(multilabel.loss()(labels, logits.astype(np.float32), weights)) == pytest.approx(wanted, rel=1e-4)
+
+
+@pytest.mark.parametrize("weighed", [False, True])
+def test_the_loss_of_a_mixed_pair_is_a_share_of_each_sample_s_own(said, weighed):
+    labels, logits, _ = said
+    backend.start("tensorflow", seed=0)
+    weights = data.sample_weights(labels, 3, "balanced") if weighed else np.ones(150, np.float32)
     first, second, share = np.arange(4), np.arange(4, 8), np.array([1, 0.5, 0.25, 0])
-    mixed, scale = mixup.labels(labels, np.ones(150), first, second, share)
-    assert mixed == pytest.approx(share[:, None] * labels[:4] + (1 - share)[:, None] * labels[4:8])
-    assert scale == pytest.approx(1)
+    mixed, scale = mixup.labels(labels, weights, first, second, share)
+    loss, given = multilabel.loss(params.Train(mixup=0.2)), logits[:4].astype(np.float32)
+    found = [float(loss(mixed[i : i + 1], given[i : i + 1], scale[i : i + 1])) for i in range(4)]
+    own = [
+        [float(loss(labels[[row]].astype(np.float32), given[i : i + 1], weights[[row]])) for i, row in enumerate(rows)]
+        for rows in (first, second)
+    ]
+    assert found == pytest.approx(share * own[0] + (1 - share) * own[1], rel=1e-4)
+
+
+def test_calibration_is_the_logistic_regression_of_scikit_learn(said):
+    labels, logits, _ = said
+    for label, z in zip(labels.T, logits.T, strict=True):
+        heat, bias, done = calibration.platt(3 * z, label)
+        yes = np.where(label > 0, (label.sum() + 1) / (label.sum() + 2), 1 / ((label == 0).sum() + 2))
+        line = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000).fit(
+            np.tile(3 * z, 2)[:, None], np.repeat([1, 0], 150), np.concatenate([yes, 1 - yes])
+        )
+        assert done
+        assert (1 / heat, bias) == pytest.approx((line.coef_[0, 0], line.intercept_[0]), rel=1e-4)
+    apart, upside_down = np.linspace(-1, 1, 20), np.linspace(1, -1, 20)
+    heat, bias, done = calibration.platt(apart, (apart > 0).astype(np.uint8))
+    assert done, "Platt's labels have an answer where there is no error"
+    assert calibration.platt(upside_down, (apart > 0).astype(np.uint8)) == (1.0, 0.0, False)
 
 
 def test_what_is_served_names_the_decided_labels(said):

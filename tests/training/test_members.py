@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -69,6 +71,17 @@ def test_more_folds_than_patients_of_a_class_are_refused(arrays):
         Refused, match=r"train\.folds must be at most 2, the number of patients of the rarest class, got 3"
     ):
         members.plan(few, Train(folds=3), seed=0)
+
+
+def test_a_rare_one_of_several_labels_is_in_every_fold(arrays):
+    common, rare = np.arange(120) % 2, np.arange(120) % 20 == 0
+    both = split(np.stack([common, rare], axis=1), [f"p{i}" for i in range(120)])
+    both = replace(both, labels=both.labels.astype(np.uint8))
+    fold = members.dealt(both, 3, seed=0)
+    assert np.bincount(fold[rare]).tolist() == [2, 2, 2]
+    assert np.bincount(fold).tolist() == [40, 40, 40]
+    with pytest.raises(Refused, match="at most 6, the number of patients of the rarest class, got 7"):
+        members.dealt(both, 7, seed=0)
 
 
 def test_without_folds_members_differ_in_their_seed(arrays):

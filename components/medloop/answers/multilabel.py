@@ -10,8 +10,8 @@ import numpy as np
 
 
 def said(outputs: np.ndarray, card: Mapping[str, Any]) -> np.ndarray:
-    """Return probabilities (N, labels) of logits; with the temperatures of the card they are calibrated."""
-    return probabilities(outputs, np.asarray(card.get("temperature", 1.0)))
+    """Return probabilities (N, labels) of logits; with temperatures and biases of the card they are calibrated."""
+    return probabilities(outputs, np.asarray(card.get("temperature", 1.0)), np.asarray(card.get("bias", 0.0)))
 
 
 def answer(outputs: np.ndarray, card: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -29,9 +29,9 @@ def columns(card: Mapping[str, Any]) -> dict[str, str]:
     return {**{f"p_{name}": "double" for name in card["classes"]}, "decision": "string"}
 
 
-def probabilities(logits: np.ndarray, temperature: np.ndarray) -> np.ndarray:
-    """Return the logistic function of logits (N, labels) divided by the temperature of each label, float64."""
-    return np.exp(-np.logaddexp(0, -logits.astype(np.float64) / temperature))
+def probabilities(logits: np.ndarray, temperature: np.ndarray, bias: np.ndarray) -> np.ndarray:
+    """Return the logistic function of logits (N, labels) / temperature + bias, each of a label, float64."""
+    return np.exp(-np.logaddexp(0, -(logits.astype(np.float64) / temperature + bias)))
 
 
 def decide(probability: np.ndarray, threshold: Any) -> np.ndarray:

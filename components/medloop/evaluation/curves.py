@@ -1,7 +1,7 @@
 """The figures of decisions among classes, which several tasks show."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 from medloop import measures
 from medloop.evaluation import plots
 
+COLOURS = len(plots.STYLE["axes.prop_cycle"])  # lines beyond them are dashed
 SQUARE = {"xlim": (-0.02, 1.02), "ylim": (-0.02, 1.02)}
 
 
@@ -37,12 +38,12 @@ def roc(columns: Sequence[Scored], point: tuple[float, float] | None = None) -> 
     """Draw sensitivity against the share of false alarms, with the operating `point` where there is one."""
     figure, axes = plots.axes_of("False alarms (1 - specificity)", "Sensitivity", "ROC", **SQUARE)
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, linestyle="--")
-    for name, truth, scores in columns:
+    for number, (name, truth, scores) in enumerate(columns):
         hits, alarms = curve(truth, scores)
-        axes.plot(alarms / (~truth).sum(), hits / truth.sum(), label=name)
+        axes.plot(alarms / (~truth).sum(), hits / truth.sum(), _dash(number), label=name)
     if point:
         axes.plot(*point, "o", color="black", label="operating point")
-    axes.legend(loc="lower right")
+    axes.legend(loc="lower right", **_small(columns))
     return figure
 
 
@@ -51,11 +52,11 @@ def precision_recall(columns: Sequence[Scored]) -> Figure:
     figure, axes = plots.axes_of(
         "Sensitivity (recall)", "Right alarms (precision, PPV)", "Precision and recall", **SQUARE
     )
-    for name, truth, scores in columns:
+    for number, (name, truth, scores) in enumerate(columns):
         hits, alarms = (counts[1:] for counts in curve(truth, scores))
-        (line,) = axes.plot(hits / truth.sum(), hits / (hits + alarms), label=name)
+        (line,) = axes.plot(hits / truth.sum(), hits / (hits + alarms), _dash(number), label=name)
         axes.axhline(truth.mean(), color=line.get_color(), linewidth=1, linestyle="--", alpha=0.6)
-    axes.legend(loc="lower left")
+    axes.legend(loc="upper right" if len(columns) > COLOURS else "lower left", **_small(columns))
     return figure
 
 
@@ -92,3 +93,13 @@ def confusion(labels: np.ndarray, decisions: np.ndarray, classes: Sequence[str],
     axes.set(xlabel="Decided", ylabel="Labelled", title=f"Confusion ({units})")
     axes.spines[:].set_visible(False)
     return figure
+
+
+def _dash(number: int) -> str:
+    """Return the dash of the line with this number, from 0."""
+    return ("-", "--", ":")[number // COLOURS % 3]
+
+
+def _small(columns: Sequence[Scored]) -> dict[str, Any]:
+    """Return how a legend of many lines leaves room for them."""
+    return {"fontsize": 7, "ncols": 2} if len(columns) > COLOURS else {}

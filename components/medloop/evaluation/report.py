@@ -82,6 +82,7 @@ def render(
         makeup=makeup(predictions),
         names=wording.NAMES,
         shown=page.shown(card),
+        by_label=getattr(page, "BY_LABEL", ()),
         meanings=page.meanings(card, units),
         figures={**page.FIGURES, **LEARNING},
         worst=page.WORST.format(units=units),

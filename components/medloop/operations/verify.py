@@ -130,17 +130,27 @@ def _metrics(found: Chain, run: Run, files: Path, card: dict[str, Any]) -> Itera
     predictions = task.read(pd.read_parquet(files / "predictions.parquet"), card)
     computed = scores.scores(predictions, task, section, base.seed)
     for name, written in metrics["test"].items():
-        again = computed.get(name, {})
-        wrong = [end for end in ("value", "low", "high") if not _close(again.get(end), written[end])]
-        problem = (
-            wrong and f"the {wrong[0]} is {written[wrong[0]]} in metrics.json, {again.get(wrong[0])} computed again"
-        )
-        yield f"test {name} from predictions.parquet", problem or None
+        yield f"test {name} from predictions.parquet", _computed(written, computed.get(name, {}))
+    labels = scores.by_label(predictions, task, section, base.seed)
+    for label, entry in metrics.get("labels", {}).items():
+        again = labels.get(label, {}).get("metrics", {})
+        problems = (_computed(written, again.get(name, {})) for name, written in entry["metrics"].items())
+        yield f"test metrics of label {label} from predictions.parquet", next(filter(None, problems), None)
     flat = evidence.flat(metrics)
     for name in sorted(flat.keys() | run.data.metrics.keys()):
         wanted, came = flat.get(name), run.data.metrics.get(name)
         wrong_run = None if _close(wanted, came) else f"the run has {came}, metrics.json {wanted}"
         yield f"metric {name} of the run", wrong_run
+
+
+def _computed(written: dict[str, Any], again: dict[str, Any]) -> str | None:
+    """Return where a metric of metrics.json differs from the one computed `again`."""
+    wrong = [end for end in ("value", "low", "high") if not _close(again.get(end), written[end])]
+    return (
+        f"the {wrong[0]} is {written[wrong[0]]} in metrics.json, {again.get(wrong[0])} computed again"
+        if wrong
+        else None
+    )
 
 
 def _tags(found: Chain, files: Path, card: dict[str, Any]) -> Iterator[Link]:

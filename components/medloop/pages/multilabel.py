@@ -15,6 +15,7 @@ GUESSING = 0.5  # AUC
 SMALL_CLASS = 30  # samples
 CALIBRATED = 0.05  # expected calibration error above which a probability is none
 JUDGED = ("sensitivity",)
+BY_LABEL = ("auc", "average_precision", "sensitivity", "specificity", "f1")
 FIGURES = {
     "roc": "ROC curve of each label on the test set",
     "precision_recall": "Precision and recall of each label on the test set",
@@ -100,7 +101,12 @@ def small(metrics: Mapping[str, Any], units: str) -> str | None:
 
 def trust(metrics: Mapping[str, Any], choice: Mapping[str, Any]) -> str | None:
     """Return what the probabilities are worth."""
-    return wording.calibration(metrics["test"]["ece"], choice["calibrated"], CALIBRATED)
+    if choice["uncalibrated"]:
+        return (
+            f"The probabilities of {', '.join(choice['uncalibrated'])} are not calibrated: validation data gave no "
+            "temperature. Read them as a ranking."
+        )
+    return wording.calibration(metrics["test"]["ece"], True, CALIBRATED)
 
 
 def tuned(choice: Mapping[str, Any]) -> str:

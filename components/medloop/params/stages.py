@@ -112,7 +112,9 @@ class Validate(Section):
     """`validate:`"""
 
     suite: Name = Field("image", description="a file of medloop/expectations")
-    min_samples_per_class: int = Field(5, ge=1, description="in every split; fewer is critical")
+    min_samples_per_class: int = Field(
+        5, ge=0, description="in every split; fewer is critical; 0, for task multilabel: some labels may be absent"
+    )
     min_class_share: Share = Field(0.05, description="of the rarest class in train; less is a warning")
     max_missing: Share = Field(0.2, description="share of nulls in site, sex, age_years, spacing_mm; more is a warning")
     max_saturated: Share = Field(

@@ -307,7 +307,7 @@ def _check_labels(table: pd.DataFrame, facts: manifest.Facts) -> None:
     found = set(_labels(table["label"], facts.multi_label))
     if unknown := sorted(found - set(facts.classes)):
         raise Refused(f"labels must be of {', '.join(facts.classes)}, got {', '.join(unknown)}")
-    if len(found) < 2:
+    if len(found) < 1 + (not facts.multi_label):
         raise Refused(f"there must be at least two classes, got only {', '.join(found) or 'none'}: check the labels")
 
 

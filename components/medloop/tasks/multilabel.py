@@ -138,7 +138,7 @@ def scaled(labels: np.ndarray, target: Mapping[str, float]) -> np.ndarray:  # no
 
 
 def loss(section: params.Train | None = None) -> Any:
-    """Return the loss of labels (B, L), logits (B, L) and sample weights (B,) or none: binary, a mean over labels.
+    """Return the loss of labels (B, L), logits (B, L) and weights (B, L), (B,) or none: binary, a mean over labels.
 
     Labels may be shares. None: cross-entropy, as on validation data.
 
@@ -199,23 +199,24 @@ def gate(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> 
 def chosen(
     labels: np.ndarray, outputs: np.ndarray, card: Mapping[str, Any], section: params.Evaluate
 ) -> dict[str, Any]:
-    """Return for each label a calibration temperature and a threshold, chosen on validation labels and logits (N, L).
+    """Return for each label temperature, bias and threshold, chosen on validation labels and logits (N, L).
 
     A label that validation data do not have, or have always, is decided where it is likelier than not.
     """
     if section.positive_class is not None:
         raise Refused("evaluate.positive_class must be null for task multilabel: each label is decided by itself")
-    heats, calibrated = zip(
-        *(calibration.binary_temperature(*pair) for pair in zip(outputs.T, labels.T, strict=True)), strict=True
+    heats, biases, calibrated = zip(
+        *(calibration.platt(*pair) for pair in zip(outputs.T, labels.T, strict=True)), strict=True
     )
-    probability, target = probabilities(outputs, np.array(heats)), section.target_sensitivity
+    probability, target = probabilities(outputs, np.array(heats), np.array(biases)), section.target_sensitivity
     known = set(_defined(labels).tolist()) if target is not None else set()
     thresholds = [_threshold(labels[:, i], probability[:, i], target) if i in known else 0.5 for i in range(len(heats))]
     decided = decide(probability, thresholds)
     reached = [float(decided[labels[:, i] > 0, i].mean()) if labels[:, i].any() else None for i in range(len(heats))]
     return {
         "temperature": list(heats),
-        "calibrated": all(calibrated),
+        "bias": list(biases),
+        "uncalibrated": [name for name, done in zip(card["classes"], calibrated, strict=True) if not done],
         "threshold": thresholds,
         "operating_point": {"target_sensitivity": target, "validation_sensitivity": reached},
         "without_threshold": [name for i, name in enumerate(card["classes"]) if i not in known],

@@ -20,7 +20,7 @@ from medloop.training import mixup
 SCHEMA_VERSION = 2
 SEGMENT_BYTES = 32 * 2**20  # of inputs in memory at a time; two segments are alive at once
 COUNTED_PIXELS = 2**22  # at a time, 8 bytes each while they are counted
-Segment = tuple[np.ndarray, np.ndarray, np.ndarray]  # inputs (S, B, ...), labels (S, B, ..), weights (S, B)
+Segment = tuple[np.ndarray, np.ndarray, np.ndarray]  # inputs (S, B, ...), labels (S, B, ..), weights (S, B, ..)
 PARTNERS, SHARES = 1, 2  # streams of random numbers beside those of the order and the augmentation
 
 
@@ -97,13 +97,13 @@ def sample_weights(labels: np.ndarray, classes: int, mode: str, sampling: str = 
     """Return (N,) float32: ones, or with "balanced" weights under which every class counts the same, mean one.
 
     They are ones under balanced sampling too, where every class counts the same already. Of several labels at once
-    (N, L) a sample weighs the mean of what each label gives it, with it and without it counting the same.
+    (N, L) each has weights of its own, (N, L): samples with it and samples without it count the same.
     """
     if mode == "none" or sampling == "balanced" or not classes:
         return np.ones(len(labels), np.float32)
     if labels.ndim > 1:
         having = labels.mean(axis=0)
-        return np.where(labels, 0.5 / having, 0.5 / (1 - having)).mean(axis=1).astype(np.float32)
+        return np.where(labels, 0.5 / having, 0.5 / (1 - having)).astype(np.float32)
     counts = np.bincount(labels, minlength=classes)
     return (len(labels) / (classes * counts[labels])).astype(np.float32)
 
@@ -206,7 +206,8 @@ def epoch_segments(
                 share = random.beta(section.mixup, section.mixup, batch)[part.rows]
                 inputs[i] = mixup.inputs(inputs[i], augmented(others, first + i, PARTNERS), share)
                 labels[i], scale[i] = mixup.labels(split.labels, weights, rows[i], others, share)
-        return inputs, labels, scale * counted[first : first + steps]
+        real = counted[first : first + steps]
+        return inputs, labels, scale * real.reshape(*real.shape, *[1] * (scale.ndim - real.ndim))
 
     with ThreadPoolExecutor(1) as worker:
         ahead = worker.submit(make, 0)

@@ -34,7 +34,7 @@ def trainer(
     Args:
         network: from inputs (B, ...) to outputs (B, K).
         optimizer: of the network's weights.
-        loss: of labels (B, ..), outputs (B, K) and sample weights (B,), a mean over the batch.
+        loss: of labels (B, ..), outputs (B, K) and weights (B, ..), a mean over the batch.
         loop: on JAX, compile the loop over batches too: right for recurrent networks; on a CPU convolutions inside a
             compiled loop run ten times slower.
         spread: on JAX, the devices that share every batch (a `Spread`); a segment then holds this node's part.

@@ -72,18 +72,28 @@ def whole(arrays: Arrays) -> Split:
 def dealt(together: Split, folds: int, seed: int) -> np.ndarray:
     """Return the fold (N,) of each sample: a patient's samples share one, and each fold has its share of every class.
 
-    A sample whose patient is unknown counts as a patient of its own.
+    A sample whose patient is unknown counts as a patient of its own, one with several labels for the rarest of them.
 
     Raises:
         Refused: a class has fewer patients than there are folds.
     """
     known = zip(together.index["patient_id"].to_pylist(), together.index["sample_id"].to_pylist(), strict=True)
     names = [f"sample {sample}" if patient is None else f"patient {patient}" for patient, sample in known]
-    classes = together.labels if together.labels.dtype.kind == "i" else np.zeros(len(together.labels), np.int64)
-    fold, fewest = dealing.dealt(names, classes, folds, seed)
+    fold, fewest = dealing.dealt(names, _classes(together.labels), folds, seed)
+    if together.labels.ndim > 1:
+        having = [np.asarray(names)[column > 0] for column in together.labels.T]
+        fewest = min(len(np.unique(each)) for each in having)
     if fewest < folds:
         raise Refused(f"train.folds must be at most {fewest}, the number of patients of the rarest class, got {folds}")
     return fold
+
+
+def _classes(labels: np.ndarray) -> np.ndarray:
+    """Return class indices (N,): of several labels (N, L) the rarest that a sample has, or L; of numbers zeros."""
+    if labels.ndim > 1:
+        rarity = np.where(labels > 0, labels.sum(axis=0, dtype=np.int64), len(labels) + 1)
+        return np.where(labels.any(axis=1), rarity.argmin(axis=1), labels.shape[1])
+    return labels if labels.dtype.kind == "i" else np.zeros(len(labels), np.int64)
 
 
 def _part(arrays: Arrays, rows: np.ndarray) -> Split:
