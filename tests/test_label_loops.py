@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medloop import kubeflow, manifest, params, plugins, tasks
+from medloop import evidence, kubeflow, manifest, params, plugins, tasks
 from medloop.errors import Refused
 from medloop.stages.evaluate import evaluate
 from medloop.stages.ingest import ingest
@@ -37,14 +37,14 @@ def write(folder, task, count=150):
         image, grade = random.integers(0, 90, (16, 16)), i % 3
         found = [bool(i % 2), bool(i // 2 % 2)]
         if task == "ordinal":
-            image[4:12, 4:12] += 70 * grade
+            image[4:12, 4:12] += round(70 * grade + random.normal(0, 25))
             label = GRADES[grade]
         else:
             image[4:12, 1:7] += 8 * found[0]
             image[4:12, 9:15] += 8 * found[1]
             label = " | ".join(name for name, yes in zip(FINDINGS, found, strict=True) if yes)
         folder.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(folder / f"{i:03}.png"), image.astype(np.uint8))
+        cv2.imwrite(str(folder / f"{i:03}.png"), image.clip(0, 255).astype(np.uint8))
         rows.append((f"{i:03}.png", label, f"Canarybird-{i}"))
     with (folder / "labels.csv").open("w", newline="") as file:
         csv.writer(file).writerows([("path", "label", "patient_id"), *rows])
@@ -124,6 +124,8 @@ def test_it_learns_and_the_report_says_so(loop):
     else:
         assert "By label" in page
         assert list(loop.metrics["labels"]) == list(FINDINGS)
+        left = loop.metrics["labels"]["left"]["metrics"]["auc"]["value"]
+        assert evidence.flat(loop.metrics)["label.left.auc"] == left
         assert np.load(loop.folder / "arrays/train/labels.npy").shape[1:] == (2,)
 
 

@@ -1,7 +1,5 @@
 """What is chosen on validation data beside an architecture: calibration temperatures and operating thresholds."""
 
-from collections.abc import Callable
-
 import numpy as np
 from scipy.special import expit, softmax
 
@@ -25,25 +23,20 @@ def temperature(logits: np.ndarray, labels: np.ndarray) -> tuple[float, bool]:
         expected = (softmax(logits / heat, axis=1) * logits).sum(axis=1)
         return float(np.mean(expected - hit)) > 0  # the slope of the loss over 1 / temperature, which only rises
 
-    return _between(too_cool)
-
-
-def binary_temperature(logits: np.ndarray, labels: np.ndarray) -> tuple[float, bool]:
-    """Return the same for logits (N,) of yes or no, `labels` (N,); of yes alone there is none."""
-    if labels.min() == labels.max():
+    low, high = TEMPERATURES
+    if not too_cool(low) or too_cool(high):
         return 1.0, False
-
-    def too_cool(heat: float) -> bool:
-        return float(np.mean((expit(logits / heat) - labels) * logits)) > 0
-
-    return _between(too_cool)
+    for _ in range(BISECTIONS):
+        middle = float(np.sqrt(low * high))
+        low, high = (middle, high) if too_cool(middle) else (low, middle)
+    return float(np.sqrt(low * high)), True
 
 
 def platt(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float, bool]:
     """Return temperature and bias with which logits / temperature + bias (N,) make `labels` (N,) likeliest.
 
     The bias takes back what class weights add. The labels are drawn a little towards each other, so that there is an
-    answer where they are told apart without an error; they stay as they are, 1 and 0, with False, where nobody or
+    answer where they are told apart without an error. The third value is False, and the others 1 and 0, where nobody or
     everybody is positive, and where higher logits are no sign of a positive.
 
     Source: Platt, Probabilistic outputs for support vector machines, 1999.
@@ -73,17 +66,6 @@ def platt(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float, bool]:
     if not 1 / TEMPERATURES[1] < slope < 1 / TEMPERATURES[0]:
         return 1.0, 0.0, False
     return float(1 / slope), float(found[1]), True
-
-
-def _between(too_cool: Callable[[float], bool]) -> tuple[float, bool]:
-    """Return the temperature where `too_cool` turns false, and whether it does."""
-    low, high = TEMPERATURES
-    if not too_cool(low) or too_cool(high):
-        return 1.0, False
-    for _ in range(BISECTIONS):
-        middle = float(np.sqrt(low * high))
-        low, high = (middle, high) if too_cool(middle) else (low, middle)
-    return float(np.sqrt(low * high)), True
 
 
 def operating_threshold(labels: np.ndarray, probability: np.ndarray, positive: int, target: float) -> float | None:

@@ -6,6 +6,7 @@ files came from.
 
 import json
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Mapping
@@ -96,10 +97,16 @@ def ingested(lineage: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
 
 
 def flat(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Return the test metrics with their intervals, and the gating metric of every architecture on validation data."""
+    """Return the test metrics with their intervals, and the gating metric of every architecture on validation data.
+
+    Of several labels each has its metrics too; what MLflow takes in no name becomes "_".
+    """
     flat: dict[str, float | None] = {}
     for name, found in metrics["test"].items():
         flat |= {name: found["value"], f"{name}_low": found["low"], f"{name}_high": found["high"]}
+    for label, entry in metrics.get("labels", {}).items():
+        named = re.sub(r"[^\w\-. ]", "_", label, flags=re.ASCII)
+        flat |= {f"label.{named}.{name}": found["value"] for name, found in entry["metrics"].items()}
     for rival, values in metrics.get("floors", {}).items():
         flat |= {f"floor.{rival}.{name}": found["value"] for name, found in values.items()}
     for architecture, found in metrics["architectures"].items():

@@ -81,23 +81,27 @@ def test_the_loss_is_the_likelihood_of_the_grade(said, section):
     assert found == pytest.approx(np.mean(lost * weights), rel=1e-4)
 
 
-def test_the_temperature_makes_the_labels_likeliest(said):
-    labels, steps, _ = said
-    chosen = ordinal.chosen(labels, 3 * steps, {}, params.Evaluate())
-
-    def lost(heat):
-        probability = answers.probabilities(3 * steps, heat)
-        return -np.log(probability[np.arange(len(labels)), labels]).mean()
-
+def test_calibration_takes_back_what_class_weights_add():
+    random = np.random.default_rng(0)
+    prior = np.array([0.6, 0.1, 0.3])
+    labels = random.choice(3, 4000, p=prior)
+    near = np.exp(-0.5 * (random.normal(1.5 * labels)[:, None] - 1.5 * np.arange(3)) ** 2)
+    by_balanced = [np.log(near[:, k + 1 :].sum(axis=1) / near[:, k]) for k in (0, 1)]  # what a network then learns
+    steps = 1.5 * np.stack(by_balanced, axis=1)
+    chosen = ordinal.chosen(labels[:2000], steps[:2000], {}, params.Evaluate())
     assert chosen["calibrated"]
-    assert all(lost(chosen["temperature"]) < lost(chosen["temperature"] * factor) for factor in (0.98, 1.02))
+    truth = near[2000:] * prior / (near[2000:] @ prior)[:, None]
+    told, raw = (answers.said(steps[2000:], card) for card in (chosen, {}))
+    assert np.abs(told - truth).mean() < 0.03 < np.abs(raw - truth).mean()
+    assert ordinal.score(labels[2000:], told) > ordinal.score(labels[2000:], raw) + 0.03
+    assert told.sum(axis=1) == pytest.approx(1)
 
 
 def test_predictions_survive_their_file(said, tmp_path):
     labels, steps, _ = said
     table = pd.DataFrame({name: [None] * 200 for name in ("patient_id", "site", "sex", "age_years")})
     table["sample_id"] = [f"s{i}" for i in range(200)]
-    card = {"classes": list("abcd"), "temperature": 1.3}
+    card = {"classes": list("abcd"), "temperature": [1.3, 1.2, 1.1], "bias": [0.1, 0.0, -0.2]}
     made = ordinal.predictions(table, labels, steps, card)
     made.frame().to_parquet(tmp_path / "p.parquet")
     again = ordinal.read(pd.read_parquet(tmp_path / "p.parquet"), card)

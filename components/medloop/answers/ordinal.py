@@ -10,8 +10,8 @@ import numpy as np
 
 
 def said(outputs: np.ndarray, card: Mapping[str, Any]) -> np.ndarray:
-    """Return probabilities (N, grades); with the temperature of the card they are calibrated."""
-    return probabilities(outputs, card.get("temperature", 1.0))
+    """Return probabilities (N, grades); with the temperatures and biases of the card they are calibrated."""
+    return probabilities(outputs / np.asarray(card.get("temperature", 1.0)) + np.asarray(card.get("bias", 0.0)))
 
 
 def answer(outputs: np.ndarray, card: Mapping[str, Any]) -> dict[str, np.ndarray]:
@@ -27,15 +27,15 @@ def columns(card: Mapping[str, Any]) -> dict[str, str]:
     return {**{f"p_{name}": "double" for name in card["classes"]}, "expected": "double", "decision": "string"}
 
 
-def probabilities(steps: np.ndarray, temperature: float = 1.0) -> np.ndarray:
+def probabilities(steps: np.ndarray) -> np.ndarray:
     """Return the probability of each grade (N, K) of steps (N, K - 1): logits that a sample above k is above k + 1 too.
 
     The probability of more than a grade falls with the grade, whatever the steps are.
     """
-    scaled = steps.astype(np.float64) / temperature
-    climbed = np.cumsum(-np.logaddexp(0, -scaled), axis=1)  # log of the probability to come this far
-    stopped = -np.logaddexp(0, scaled)  # log of the probability to stop here
-    none = np.zeros((len(scaled), 1))
+    steps = steps.astype(np.float64)
+    climbed = np.cumsum(-np.logaddexp(0, -steps), axis=1)  # log of the probability to come this far
+    stopped = -np.logaddexp(0, steps)  # log of the probability to stop here
+    none = np.zeros((len(steps), 1))
     return np.exp(np.hstack([none, climbed]) + np.hstack([stopped, none]))
 
 

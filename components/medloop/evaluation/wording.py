@@ -213,6 +213,11 @@ def calibration(error: Mapping[str, Any], calibrated: bool, limit: float) -> str
     return f"{off}: read them as a ranking." if surely > limit else f"{off} on the test set."
 
 
+def span(values: Sequence[float]) -> str:
+    """Return the least and the greatest value."""
+    return f"{min(values):.3f} to {max(values):.3f}"
+
+
 def of_100(entry: Mapping[str, Any]) -> str:
     """Return a share as a number of 100, e.g. "91 (interval 88 to 94)"."""
     if entry["value"] is None:

@@ -111,8 +111,7 @@ def trust(metrics: Mapping[str, Any], choice: Mapping[str, Any]) -> str | None:
 
 def tuned(choice: Mapping[str, Any]) -> str:
     """Return the temperatures."""
-    low, high = min(choice["temperature"]), max(choice["temperature"])
-    return f", calibration temperatures {low:.3f} to {high:.3f}"
+    return f", calibration temperatures {wording.span(choice['temperature'])}"
 
 
 def worst(predictions: Predictions) -> Iterator[tuple[int, str, str, dict[str, float]]]:

@@ -95,8 +95,8 @@ def trust(metrics: Mapping[str, Any], choice: Mapping[str, Any]) -> str | None:
 
 
 def tuned(choice: Mapping[str, Any]) -> str:
-    """Return the temperature."""
-    return f", calibration temperature {choice['temperature']:.3f}"
+    """Return the temperatures."""
+    return f", calibration temperatures {wording.span(choice['temperature'])}"
 
 
 def worst(predictions: Predictions) -> Iterator[tuple[int, str, str, dict[str, float]]]:

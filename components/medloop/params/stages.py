@@ -263,7 +263,8 @@ class Train(Section):
     )
     class_weights: Literal["none", "balanced"] = Field(
         "balanced",
-        description="every class counts the same in the loss; under balanced sampling it does anyway",
+        description="every class counts the same in the loss; under balanced sampling it does anyway; of several "
+        "labels, those with each and those without it",
     )
     sampling: Literal["natural", "balanced"] = Field(
         "natural", description="balanced: an epoch shows as many samples of every class, rare ones several times"

@@ -182,13 +182,17 @@ def chosen(
     card: Mapping[str, Any],  # noqa: ARG001
     section: params.Evaluate,
 ) -> dict[str, Any]:
-    """Return the calibration temperature, chosen on validation grades (N,) and steps (N, K - 1)."""
+    """Return temperature and bias of each step, chosen on validation grades (N,) and steps (N, K - 1).
+
+    A step is calibrated on the samples that reach it, so that the probability of more still falls with the grade.
+    """
     if section.positive_class is not None:
         raise Refused("evaluate.positive_class must be null for task ordinal: no grade is the positive one")
-    step = np.arange(outputs.shape[1])
-    told = step <= labels[:, None]  # the steps that a label says something of
-    heat, calibrated = calibration.binary_temperature(outputs[told], (step < labels[:, None])[told])
-    return {"temperature": heat, "calibrated": calibrated}
+    reached = [labels >= step for step in range(outputs.shape[1])]
+    heats, biases, calibrated = zip(
+        *(calibration.platt(outputs[here, step], labels[here] > step) for step, here in enumerate(reached)), strict=True
+    )
+    return {"temperature": list(heats), "bias": list(biases), "calibrated": all(calibrated)}
 
 
 def predictions(table: pd.DataFrame, labels: np.ndarray, outputs: np.ndarray, card: Mapping[str, Any]) -> Predictions:
