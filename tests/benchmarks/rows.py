@@ -141,11 +141,12 @@ def _mean(runs: list[Path], command: str) -> list[dict[str, Any]]:
     """Return rows of the mean over runs that differ in their seed alone."""
     abouts = [json.loads((run / "about.json").read_text()) for run in runs]
     task = plugins.load(tasks, abouts[0]["task"])
-    said = []
-    for run in runs:
-        table = pd.read_parquet(run / "predictions.parquet")
-        table = table.sort_values([name for name in ("sample_id", "start") if name in table], ignore_index=True)
-        said.append(task.read(table, json.loads((run / "card.json").read_text())))
+    said = [
+        task.read(pd.read_parquet(run / "predictions.parquet"), json.loads((run / "card.json").read_text()))
+        for run in runs  # each has keys of its own, and so other pseudonyms: the rows are in the order of the source
+    ]
+    if any((each.labels != said[0].labels).any() for each in said):
+        raise RuntimeError("the runs were tested on different samples")
     groups = bootstrap.clusters(drawn_together(said[0].table))
     drawn = [bootstrap.draw(each.metrics, groups, RESAMPLES, seed=0) for each in said]
     values, size = [each.metrics() for each in said], task.rarest(said[0].labels, groups)
