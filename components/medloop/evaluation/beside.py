@@ -26,7 +26,7 @@ def rivals(
     The temperature and the threshold of an elastic net are chosen as those of the network are, on what it says of
     development data that it has not seen.
     """
-    found: dict[str, Predictions] = dict(task.rivals(floors, inputs, predictions))
+    found: dict[str, Predictions] = task.rivals(floors, inputs, predictions) if hasattr(task, "rivals") else {}
     if elastic_net.NAME in floors:
         entry = floors[elastic_net.NAME]
         unseen, labels = np.array(entry["outputs"]), np.array(entry["labels"])

@@ -21,8 +21,7 @@ For `preprocess`
 - `counts(rows, form)`: how many arrays come of each row; `index(rows, form)`: a table with a row for each array;
 - `arrays(rows, values, form)`: the arrays, block after block;
 - `targets(rows, values, form)`: (N,) numbers to predict where they follow from the values, else None;
-- optionally `floors(inputs, labels, patients, about, section, seed)`: rivals that stand
-  beside every network.
+- optionally `floors(inputs, labels, patients, about, section, seed)`: rivals that stand beside every network.
 
 For `train` and `evaluate`
 

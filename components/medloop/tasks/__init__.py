@@ -17,7 +17,7 @@ For `train`
   (N,) as the loss takes them; `loss()`: of those, outputs (B, K) and sample weights;
 - `said(outputs, card)`: what outputs (N, K) say, (N, S) float64, with the constants of the card; `score(labels, said)`:
   the gating metric; `gate(labels, said, weights)`: the same under (R, N) sample weights;
-- `floors(inputs, labels, card)`: rivals that a network must beat, fitted on train; `rivals(floors, inputs,
+- optionally `floors(inputs, labels, card)`: rivals that a network must beat, fitted on train; `rivals(floors, inputs,
   predictions)`: what they say of others, by name;
 
 For `evaluate`

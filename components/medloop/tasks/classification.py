@@ -121,20 +121,6 @@ def loss(section: params.Train | None = None) -> Any:
     return losses.of_shares(section, keras.ops.log_softmax)
 
 
-def floors(inputs: np.ndarray, labels: np.ndarray, card: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001
-    """Return no rivals: guessing is the floor, an AUC of 0.5."""
-    return {}
-
-
-def rivals(
-    floors: Mapping[str, Any],  # noqa: ARG001
-    inputs: np.ndarray,  # noqa: ARG001
-    predictions: Predictions,  # noqa: ARG001
-) -> dict[str, Predictions]:
-    """Return what no rivals say."""
-    return {}
-
-
 def score(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Return the gating metric, AUC, of probabilities (N, classes) for labels (N,).
 

@@ -118,20 +118,6 @@ def loss(section: params.Train | None = None) -> Any:
     return losses.of_shares(section or params.Train(), log_probabilities)
 
 
-def floors(inputs: np.ndarray, labels: np.ndarray, card: Mapping[str, Any]) -> dict[str, Any]:  # noqa: ARG001
-    """Return no rivals: guessing is the floor, a kappa of 0."""
-    return {}
-
-
-def rivals(
-    floors: Mapping[str, Any],  # noqa: ARG001
-    inputs: np.ndarray,  # noqa: ARG001
-    predictions: Predictions,  # noqa: ARG001
-) -> dict[str, Predictions]:
-    """Return what no rivals say."""
-    return {}
-
-
 def score(labels: np.ndarray, probabilities: np.ndarray) -> float:
     """Return the gating metric, quadratic kappa, of probabilities (N, K) for grades (N,).
 
