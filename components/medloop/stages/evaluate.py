@@ -76,19 +76,16 @@ def evaluate(
                 beside.rivals(floors, arrays, predictions, card, task, section), predictions, task, section, base.seed
             )
         provenance.write_json(folder / "metrics.json", metrics)
-        histories = {each.architecture: pd.read_parquet(each.folder / "history.parquet") for each in found}
         ranking = beside.ranking(about)
         if ranking:
             provenance.write_json(folder / "ranking.json", ranking)
-        drawn = {"ranking": ranking} if ranking else {}
-        figures = plots.draw(
-            lambda: page.figures(predictions, card) | {name: plots.ranking(each) for name, each in drawn.items()},
-            histories,
-            task.GATE,
-        )
+        figures = _figures(page, predictions, card, found, ranking, task.GATE)
         (folder / "plots").mkdir()
         for name, svg in figures.items():
             (folder / "plots" / f"{name}.svg").write_text(svg)
+        errors = report.worst_errors(
+            page.worst(predictions), arrays, card, kind, section.worst_errors, samples=_named(predictions.table)
+        )
         text = report.render(
             metrics,
             chosen,
@@ -99,14 +96,7 @@ def evaluate(
             page=page,
             kind=kind,
             plots=figures,
-            errors=report.worst_errors(
-                page.worst(predictions),
-                arrays,
-                card,
-                kind,
-                section.worst_errors,
-                samples=_named(predictions.table),
-            ),
+            errors=errors,
             packages=best.lineage["packages"],
             ranking=ranking,
         )
@@ -141,6 +131,23 @@ def _predict(folder: Path, card: dict[str, Any], holdout: Path, task: ModuleType
     inputs = np.load(holdout / "test" / "inputs.npy", mmap_mode="r")
     index, labels = pd.read_parquet(holdout / "test" / "index.parquet"), np.load(holdout / "test" / "labels.npy")
     return task.predictions(index, labels, Network(folder / "model.onnx").outputs(inputs), card), inputs
+
+
+def _figures(
+    page: ModuleType,
+    predictions: Predictions,
+    card: Mapping[str, Any],
+    found: list[candidates.Candidate],
+    ranking: Mapping[str, Any] | None,
+    gate: str,
+) -> dict[str, str]:
+    """Return each figure of the report as SVG, by name."""
+    histories = {each.architecture: pd.read_parquet(each.folder / "history.parquet") for each in found}
+
+    def of_task() -> dict[str, Any]:
+        return page.figures(predictions, card) | ({"ranking": plots.ranking(ranking)} if ranking else {})
+
+    return plots.draw(of_task, histories, gate)
 
 
 def _named(table: pd.DataFrame) -> list[str]:
