@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.preprocessing import StandardScaler
 
 import sheets
 from medloop import manifest, params, tabular
@@ -240,9 +241,25 @@ def test_text_for_a_number_is_a_record_that_is_listed(tmp_path):
 def test_a_constant_variable_and_a_logarithm_are_numbers():
     values = np.array([[1, 5, np.nan], [3, 5, 2]], np.float32)
     what = {"variables": ["a", "b", "c"], "missing": "median", "clip": [0, 2], "log1p": True, "levels": [], "flags": []}
-    what |= {"plain": [0, 1, 2], "middle": [0, 0, 0.5], "mean": [0, np.log(3), 0], "std": [1, 1, 1]}
+    what |= {"numeric": [0, 1, 2], "plain": [0, 1, 2], "standardise": "none"}
+    what |= {"middle": [0, 0, 0.5], "mean": [0, np.log(3), 0], "std": [1, 1, 1]}
     wanted = [[np.log(2), 0, 0.5], [np.log(3), 0, np.log(3)]]
     np.testing.assert_allclose(tabular.features(values, what), wanted, atol=1e-6)
+
+
+def test_a_record_is_standardised_over_its_own_numbers():
+    values = np.random.default_rng(0).lognormal(5, 1, (4, 9)).astype(np.float32)
+    what = {"clip": None, "log1p": False, "standardise": "record"}
+    wanted = StandardScaler().fit_transform(values.T.astype(np.float64)).T
+    np.testing.assert_allclose(tabular.transformed(values, what), wanted, atol=1e-5)
+    brighter = values * np.array([[0.5], [1], [2], [40]], np.float32)  # an array read at another gain
+    np.testing.assert_allclose(tabular.transformed(brighter, what), wanted, atol=1e-5)
+    gap = values.copy()
+    gap[0, 3] = np.nan
+    np.testing.assert_allclose(
+        tabular.transformed(gap, what)[0, [0, 8]], StandardScaler().fit_transform(gap[0][:, None])[[0, 8], 0], atol=1e-5
+    )
+    assert not tabular.transformed(np.full((1, 5), 7, np.float32), what).any()
 
 
 def test_only_noise_is_added_to_records():

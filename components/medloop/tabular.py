@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+MIN_VARIANCE = 1e-6  # of a record's numbers: one whose numbers are all the same becomes zeros
 NO_VALUE = ("", "?", "na", "n/a", "nan", "null", "none")
 
 
@@ -124,7 +125,7 @@ def features(values: np.ndarray, what: Mapping[str, Any]) -> np.ndarray:
     names = what["variables"]
     if what["missing"] == "refuse" and (absent := np.isnan(values).any(axis=0)).any():
         raise Unreadable(f"variable {names[int(absent.argmax())]} has no value")
-    plain = transformed(values[:, what["plain"]], what)
+    plain = transformed(values[:, what["numeric"]], what)[:, np.searchsorted(what["numeric"], what["plain"])]
     filled = np.where(np.isnan(plain), np.asarray(what["middle"], np.float32), plain)
     parts = [(filled - np.asarray(what["mean"], np.float32)) / np.asarray(what["std"], np.float32)]
     for place, levels in what["levels"]:
@@ -138,10 +139,18 @@ def features(values: np.ndarray, what: Mapping[str, Any]) -> np.ndarray:
 
 
 def transformed(values: np.ndarray, what: Mapping[str, Any]) -> np.ndarray:
-    """Return numbers clipped, and as logarithms, where the parameters say so."""
+    """Return numbers (N, M) clipped, as logarithms, and each record's of zero mean and unit variance, as wanted."""
     if what["clip"]:
         values = np.clip(values, *np.asarray(what["clip"], np.float32))
-    return np.log1p(values) if what["log1p"] else values
+    if what["log1p"]:
+        values = np.log1p(values)
+    if what["standardise"] == "record":
+        known = ~np.isnan(values)
+        count = np.maximum(known.sum(axis=1, keepdims=True), 1)
+        values = values - np.where(known, values, 0).sum(axis=1, keepdims=True, dtype=np.float64) / count
+        variance = (np.where(known, values, 0) ** 2).sum(axis=1, keepdims=True) / count
+        values = values / np.sqrt(np.maximum(variance, MIN_VARIANCE))
+    return values.astype(np.float32)
 
 
 def encode(values: np.ndarray, names: Sequence[str]) -> bytes:

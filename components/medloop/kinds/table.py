@@ -93,6 +93,8 @@ def form(table: pd.DataFrame, values: manifest.Values, facts: manifest.Facts, se
         "missing": wanted.missing,
         "clip": None if wanted.clip is None else list(wanted.clip),
         "log1p": wanted.log1p,
+        "standardise": wanted.standardise,
+        "numeric": plain,
         "levels": levels,
         "flags": np.flatnonzero(np.isnan(train).any(axis=0)).tolist() if wanted.missing == "indicator" else [],
     }
@@ -197,6 +199,7 @@ def described(card: Mapping[str, Any]) -> str:
     what = card["preprocessing"]
     more = [f"clipped to {what['clip'][0]:g} to {what['clip'][1]:g}"] if what["clip"] else []
     more += ["as logarithms"] if what["log1p"] else []
+    more += ["each record standardised over its variables"] if what["standardise"] == "record" else []
     missing = {"refuse": "none missing", "median": "medians of train for missing ones"}
     more += [missing.get(what["missing"], f"medians of train for missing ones, {len(what['flags'])} indicators")]
     return f"{len(what['features'])} numbers of {len(what['variables'])} variables, {', '.join(more)}"

@@ -186,6 +186,9 @@ class Tables(Section):
     categorical: tuple[str, ...] = Field((), description="variables whose numbers name a category: one column for each")
     clip: tuple[float, float] | None = Field(None, description="least and greatest value, before the logarithm")
     log1p: bool = Field(False, description="log(1 + x) of what is not categorical")
+    standardise: Literal["none", "record"] = Field(
+        "none", description="record: each to zero mean and unit variance over its numbers, as is done with microarrays"
+    )
     most_varied: int | None = Field(None, ge=1, description="keep so many of these, whose variance is largest")
     resamples: int = Field(100, ge=0, description="halves of the patients that rank the variables; 0: no ranking")
 
