@@ -7,6 +7,30 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+LONG = [  # files that take minutes: they begin first, so that at the end no core waits for one of them
+    "pipelines/test_containers.py",
+    "test_accuracy.py",
+    "operations/test_promote.py",
+    "stack/test_stack.py",
+    "test_loop.py",
+    "stages/test_train.py",
+    "models/test_architectures.py",
+    "scheduling/test_loop.py",
+    "pipelines/test_training.py",
+    "backup/test_registry.py",
+    "training/test_team.py",
+    "test_table_loop.py",
+    "test_volume_loop.py",
+    "test_sequence_loop.py",
+    "test_label_loops.py",
+    "pipelines/test_pushing.py",
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first; the rest stay in their order."""
+    places = {ROOT / "tests" / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: places.get(item.path, len(LONG)))
 
 
 @pytest.fixture(scope="session")
