@@ -1,0 +1,56 @@
+"""Draws a figure of the report for each task of the README, of the test predictions that rows.py kept.
+
+    python tests/benchmarks/pictures.py
+
+Writes docs/results/DATASET.png; a data set of which .medloop/rows holds nothing keeps the picture that it has.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import pandas as pd
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from rows import KEPT
+
+from medloop import pages, plugins, tasks
+from medloop.evaluation import plots
+from support import ROOT
+
+FIGURES = {"classification": "roc", "multilabel": "roc", "ordinal": "confusion", "regression": "predicted"}
+OTHERWISE = {"pbmc68k": "confusion", "ecg5000": "confusion"}
+DOTS_PER_INCH = 64
+
+
+def main() -> None:
+    """Draw the first row of each data set."""
+    target = ROOT / "docs/results"
+    target.mkdir(exist_ok=True)
+    for dataset, folder in _first().items():
+        card = json.loads((folder / "card.json").read_text())
+        task, page = plugins.load(tasks, card["task"]), plugins.load(pages, card["task"])
+        predictions = task.read(pd.read_parquet(folder / "predictions.parquet"), card)
+        with mpl.rc_context(plots.STYLE):
+            figure = page.figures(predictions, card)[OTHERWISE.get(dataset, FIGURES[card["task"]])]
+            figure.savefig(target / f"{dataset}.png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+        print(f"docs/results/{dataset}.png: {card['architecture']}")
+
+
+def _first() -> dict[str, Path]:
+    """Return the kept folder of the first seed of each data set's first architecture, as results.csv has them."""
+    found: dict[str, tuple[Any, Path]] = {}
+    table = pd.read_csv(Path(__file__).with_name("results.csv")).drop_duplicates(["dataset", "architecture"])
+    order = {(row.dataset, row.architecture): place for place, row in enumerate(table.itertuples())}
+    for path in KEPT.glob("*/about.json"):
+        about = json.loads(path.read_text())
+        key = order[about["dataset"], about["architecture"]], about["seed"]
+        if about["dataset"] not in found or key < found[about["dataset"]][0]:
+            found[about["dataset"]] = key, path.parent
+    return {dataset: folder for dataset, (_, folder) in sorted(found.items())}
+
+
+if __name__ == "__main__":
+    main()
