@@ -121,25 +121,32 @@ def targets(rows: pd.DataFrame, values: manifest.Values, form: Form) -> np.ndarr
 
 
 def augment(
-    images: np.ndarray, section: params.Augment, random: np.random.Generator, part: Part | None = None
-) -> np.ndarray:
+    images: np.ndarray,
+    section: params.Augment,
+    random: np.random.Generator,
+    part: Part | None = None,
+    masks: np.ndarray | None = None,
+) -> Any:
     """Return changed copies of images (N, H, W, C) uint8; what they are is decided by the state of `random` alone.
 
     Geometry comes first (flips, then rotation, zoom and shift in one interpolation, edges repeated), then contrast
     about the image's mean, then noise in units of the image's standard deviation. `part`: of which whole they are.
     """
     if section == params.Augment():
-        return images
+        return images if masks is None else (images, masks)
     part = part or Part(len(images), slice(None))
     if section.rotate_deg or section.zoom or section.shift:
         images = _moved(images, section, random, part)
-    if section.flip_horizontal:
-        images = _flipped(images, random, part, axis=2)
-    if section.flip_vertical:
-        images = _flipped(images, random, part, axis=1)
+    for wanted, axis in ((section.flip_horizontal, 2), (section.flip_vertical, 1)):
+        if wanted:
+            state = random.bit_generator.state
+            images = _flipped(images, random, part, axis=axis)
+            if masks is not None:
+                random.bit_generator.state = state
+                masks = _flipped(masks[..., None], random, part, axis=axis)[..., 0]
     if section.contrast or section.noise:
         images = _graded(images, section, random, part)
-    return images
+    return images if masks is None else (images, masks)
 
 
 def described(card: Mapping[str, Any]) -> str:

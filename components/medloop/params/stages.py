@@ -209,6 +209,10 @@ class Preprocess(Section):
     clip_percentiles: tuple[float, float] = Field(
         (0.0, 100.0), description="of each image; mapped to 0 and 255, (0, 100) keeps the full range of its bit depth"
     )
+    larger: Literal["resize", "slide"] = Field(
+        "resize", description="task segmentation: images are fitted into one input, or taken in windows of its size"
+    )
+    overlap: float = Field(0.5, ge=0, le=0.9, description="share of a window that its neighbour covers, for slide")
 
     @model_validator(mode="after")
     def _low_below_high(self) -> Self:
@@ -264,13 +268,14 @@ class Train(Section):
     class_weights: Literal["none", "balanced"] = Field(
         "balanced",
         description="every class counts the same in the loss; under balanced sampling it does anyway; of several "
-        "labels, those with each and those without it",
+        "labels, those with each and those without it; task segmentation has Dice for it",
     )
     sampling: Literal["natural", "balanced"] = Field(
         "natural", description="balanced: an epoch shows as many samples of every class, rare ones several times"
     )
     loss: Literal["cross_entropy", "focal"] = Field(
-        "cross_entropy", description="focal: what the network is sure of counts less"
+        "cross_entropy",
+        description="focal: what the network is sure of counts less; task segmentation adds soft Dice to either",
     )
     focal_gamma: float = Field(2.0, ge=0, le=10, description="how much less, for loss focal")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label that goes to all classes alike")
@@ -349,6 +354,10 @@ class Evaluate(Section):
     resamples: int = Field(2000, ge=100, le=100_000, description="of the bootstrap over patients")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of every interval")
     worst_errors: int = Field(12, ge=0, le=100, description="images in the report")
+    tolerance_px: float = Field(
+        2.0, ge=0, le=100, description="task segmentation: up to which an edge counts as found, pixels of the arrays"
+    )
+    tolerance_mm: float = Field(2.0, ge=0, le=100, description="likewise in mm, where the spacing is known")
 
 
 class Register(Section):
