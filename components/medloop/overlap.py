@@ -29,8 +29,9 @@ def counts(truth: np.ndarray, predicted: np.ndarray, classes: int) -> tuple[np.n
         predicted: likewise.
         classes: how many there are without the background.
     """
-    table = np.bincount(truth.ravel().astype(np.int64) * (classes + 1) + predicted.ravel(), minlength=(classes + 1) ** 2)
-    table = table.reshape(classes + 1, classes + 1)
+    values = classes + 1
+    table = np.bincount(truth.ravel().astype(np.int64) * values + predicted.ravel(), minlength=values**2)
+    table = table.reshape(values, values)
     return np.diagonal(table)[1:].copy(), table.sum(axis=0)[1:], table.sum(axis=1)[1:]
 
 
@@ -71,9 +72,7 @@ def surfaces(
     edges = [edge(mask[here]) for mask in (truth, predicted)]
     away = [ndimage.distance_transform_edt(~each, spacing)[other] for each, other in (edges, edges[::-1])]
     within = sum(int((each <= tolerance).sum()) for each in away)
-    return Surfaces(
-        float(max(np.percentile(each, 95) for each in away)), within / sum(map(len, away))
-    )
+    return Surfaces(float(max(np.percentile(each, 95) for each in away)), within / sum(map(len, away)))
 
 
 def edge(mask: np.ndarray) -> np.ndarray:

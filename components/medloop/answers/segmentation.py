@@ -22,7 +22,7 @@ Network = Callable[[np.ndarray], np.ndarray]
 
 
 def said(outputs: np.ndarray, card: Mapping[str, Any]) -> np.ndarray:
-    """Return probabilities (.., 1 + classes) float32 of logits; with the temperature of the card they are calibrated."""
+    """Return probabilities (.., 1 + classes) float32 of logits; calibrated with the temperature of the card."""
     return probabilities(outputs, card.get("temperature", 1.0))
 
 
@@ -141,7 +141,7 @@ def restored(logits: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     found = np.empty((height, width, logits.shape[-1]), np.float32)
     for channel in range(logits.shape[-1]):
-        plane = np.ascontiguousarray(logits[..., channel], np.float32)
+        plane: np.ndarray = np.ascontiguousarray(logits[..., channel], np.float32)
         if padded != (rows, columns):
             plane = cv2.resize(plane, padded[::-1], interpolation=way)
         found[..., channel] = plane[top : top + height, left : left + width]
@@ -150,7 +150,7 @@ def restored(logits: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 
 def probabilities(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
     """Return the softmax of logits (.., 1 + classes) divided by the calibration `temperature`, float32."""
-    scaled = logits.astype(np.float32) / np.float32(temperature)
+    scaled: np.ndarray = logits.astype(np.float32) / np.float32(temperature)
     scaled -= scaled.max(axis=-1, keepdims=True)
     np.exp(scaled, out=scaled)
     scaled /= scaled.sum(axis=-1, keepdims=True)

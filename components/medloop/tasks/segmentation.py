@@ -1,8 +1,8 @@
 """A class for every pixel: loss, gating metric, and the metrics of a report.
 
 Maps of logits are large, so that no set of them is ever held: of each image a few numbers are kept, `reduced` from its
-map while that is there. Wherever tasks speak of the labels of samples, here it is the true area of each class (N, C), in
-pixels; and what is said of samples (N, 2 C) is the area that truth and prediction share, and the predicted one.
+map while that is there. Wherever tasks speak of the labels of samples, here it is the true area of each class (N, C),
+in pixels; and what is said of samples (N, 2 C) is the area that truth and prediction share, and the predicted one.
 
 Every metric is computed image by image and class by class; `overlap` says what holds for empty masks.
 """
@@ -96,7 +96,7 @@ class Predictions(parts.Predictions):
         }
 
     def counts(self) -> dict[str, Any]:
-        """Return the number of images, of patients (None where they are unknown), of images with each class, objects."""
+        """Return the number of images, of patients (None: unknown), of images with each class, and of objects."""
         having = (self.labels > 0).sum(axis=0).tolist()
         classes = dict(zip(self.classes, having, strict=True))
         return {**super().counts(), "classes": classes, "objects": int(self.objects.sum())}
@@ -183,7 +183,8 @@ def reduced(logits: np.ndarray, masks: np.ndarray) -> np.ndarray:
 
 def _reduced(logits: np.ndarray, mask: np.ndarray) -> np.ndarray:
     classes = logits.shape[-1] - 1
-    few, truth = logits[::STRIDE, ::STRIDE].reshape(-1, 1 + classes).astype(np.float64), mask[::STRIDE, ::STRIDE].ravel()
+    few = logits[::STRIDE, ::STRIDE].reshape(-1, 1 + classes).astype(np.float64)
+    truth = mask[::STRIDE, ::STRIDE].ravel()
     away = few - few[np.arange(len(few)), truth][:, None]  # from the logit of the true class
     lost = [np.logaddexp.reduce(away / heat, axis=1).mean() for heat in HEATS]
     if classes == 1:
@@ -224,7 +225,8 @@ def score(labels: np.ndarray, said: np.ndarray) -> float:
 
 def gate(labels: np.ndarray, said: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return the mean over images of Dice (R,), itself a mean over classes, for image weights (R, N)."""
-    of_images = overlap.dice(*np.split(said, 2, axis=1), labels).mean(axis=1)
+    shared, predicted = np.split(said, 2, axis=1)
+    of_images = overlap.dice(shared, predicted, labels).mean(axis=1)
     return weights @ of_images / weights.sum(axis=1)
 
 

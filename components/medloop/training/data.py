@@ -93,8 +93,8 @@ def _refuse_constant(classes: list[str], labels: np.ndarray) -> None:
 
 
 def _refuse_unseen(classes: list[str], masks: np.ndarray) -> None:
-    seen = presence(masks, len(classes)).any(axis=0)
-    if unseen := [name for name, yes in zip(classes, seen, strict=True) if not yes]:
+    having = presence(masks, len(classes)).sum(axis=0).tolist()
+    if unseen := [name for name, count in zip(classes, having, strict=True) if not count]:
         raise Refused(f"split train needs masks with every class, none of its masks has: {', '.join(unseen)}")
 
 

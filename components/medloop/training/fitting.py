@@ -186,9 +186,7 @@ def _for_loss(split: data.Split, task: ModuleType, spec: network.Spec) -> data.S
     return replace(split, labels=task.scaled(split.labels, spec.target))
 
 
-def _validate(
-    predict: engine.Predictor, arrays: data.Arrays, task: ModuleType, spec: network.Spec
-) -> dict[str, float]:
+def _validate(predict: engine.Predictor, arrays: data.Arrays, task: ModuleType, spec: network.Spec) -> dict[str, float]:
     split, loss = arrays.val, math.nan
     if judging.of_maps(task):
         outputs, loss = judging.outputs_and_loss(predict.parts(split.inputs), split.labels, task)
