@@ -11,7 +11,10 @@ from medloop.errors import Refused
 
 KINDS = "KINDS"  # of a task: the kinds of sample that it takes
 TAKES = "TAKES"  # of an architecture, likewise
+GIVES = "GIVES"  # of both: what a network gives of each sample, "numbers" where a file declares nothing, or "map"
 IMAGES = ("image",)  # where a file declares nothing
+NUMBERS = ("numbers",)
+_SAID = {"numbers": "a few numbers of each sample", "map": "a map of each image"}
 
 
 def check(task: str, kind: str, architectures: Sequence[str] = ()) -> None:
@@ -29,6 +32,14 @@ def check(task: str, kind: str, architectures: Sequence[str] = ()) -> None:
                 f"architecture {architecture} does not take samples of kind {kind} (task {task}); architectures that "
                 f"do: {_listed(fit)}; set train.architectures"
             )
+        if task in plugins.names(tasks) and architecture in plugins.names(models):
+            wanted = declared(tasks, task, GIVES, NUMBERS)
+            if declared(models, architecture, GIVES, NUMBERS) != wanted:
+                fit = [name for name in plugins.names(models) if declared(models, name, GIVES, NUMBERS) == wanted]
+                raise Refused(
+                    f"task {task} needs networks that give {_SAID[wanted[0]]}, architecture {architecture} does not; "
+                    f"architectures that do: {_listed(fit)}; set train.architectures"
+                )
 
 
 def declared(package: ModuleType, name: str, constant: str, default: Sequence[str]) -> tuple[str, ...]:
