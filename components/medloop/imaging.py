@@ -135,6 +135,18 @@ def fit(
     return image.reshape(*size_px, channels)
 
 
+def fit_mask(mask: np.ndarray, size_px: tuple[int, ...]) -> np.ndarray:
+    """Return a mask or instance map (H, W) under its image that `fit` made: the nearest value, 0 where it is padded."""
+    padded = np.pad(mask, _margins(mask.shape, size_px))
+    return cv2.resize(padded, (size_px[1], size_px[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def shrunk(size: tuple[int, ...], size_px: tuple[int, ...]) -> tuple[float, float]:
+    """Return how many of its rows and of its columns an image of `size` has for each that `fit` makes of them."""
+    (above, below), (left, right) = _margins(size, size_px)
+    return (above + size[0] + below) / size_px[0], (left + size[1] + right) / size_px[1]
+
+
 def perceptual_hash(pixels: np.ndarray) -> int:
     """Return 64 bits, alike for images that look alike: the signs of the 8 x 8 lowest cosine frequencies.
 
@@ -338,13 +350,18 @@ def _range(pixels: np.ndarray, bit_depth: int, percentiles: tuple[float, float])
 
 def _pad(pixels: np.ndarray, size_px: tuple[int, int]) -> np.ndarray:
     """Return `pixels` in the middle of the smallest image around them that has the aspect ratio of `size_px`."""
-    height, width = pixels.shape[:2]
+    margins = [*_margins(pixels.shape, size_px), (0, 0)]
+    if not np.any(margins):
+        return pixels
+    return np.pad(pixels, margins[: pixels.ndim], constant_values=pixels.min())
+
+
+def _margins(size: tuple[int, ...], size_px: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Return how many rows and how many columns `fit` adds on both sides."""
+    height, width = size[:2]
     rows = max(height, round(width * size_px[0] / size_px[1])) - height
     columns = max(width, round(height * size_px[1] / size_px[0])) - width
-    if not rows and not columns:
-        return pixels
-    sides = [(rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0)]
-    return np.pad(pixels, sides[: pixels.ndim], constant_values=pixels.min())
+    return [(rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)]
 
 
 def _resize(image: np.ndarray, size_px: tuple[int, int]) -> np.ndarray:

@@ -16,7 +16,7 @@ import pydicom
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from medloop import imaging, manifest, params, twins
+from medloop import augmentation, imaging, manifest, params, twins
 from medloop.errors import Refused
 from medloop.kinds import Form, Part
 from medloop.sources import Sample
@@ -28,6 +28,7 @@ INPUT_UNITS = "uint8 gray levels or RGB, 0 to 255, as medloop's preprocessing ma
 Unreadable = imaging.Unreadable
 
 PACKAGES = ("numpy", "opencv-python-headless")
+GEOMETRY = ["height", "width", "spacing_y_mm", "spacing_x_mm"]
 INDEX = ["sample_id", "patient_id", "site", "sex", "age_years", "label", "content_sha256"]
 BLOCK = 256  # images fitted at once, so that memory stays flat
 SIDES_PX = (28, 96)  # images are compared at their own size within these
@@ -53,8 +54,9 @@ def check(sample: Sample) -> None:
         raise Unreadable(
             f"pixels must be (H, W) or (H, W, 3) {wanted.__name__} for {bits} bits, got {pixels.shape} {pixels.dtype}"
         )
-    if sample.mask is not None and sample.mask.shape != pixels.shape[:2]:
-        raise Unreadable(f"mask must be {pixels.shape[:2]} like its image, got {sample.mask.shape}")
+    for name, layer in (("mask", sample.mask), ("instance map", sample.instances)):
+        if layer is not None and layer.shape != pixels.shape[:2]:
+            raise Unreadable(f"{name} must be {pixels.shape[:2]} like its image, got {layer.shape}")
 
 
 def perceptual_hash(values: np.ndarray) -> int | None:
@@ -79,16 +81,16 @@ def near_copies(
 def form(
     table: pd.DataFrame,  # noqa: ARG001
     values: manifest.Values,  # noqa: ARG001
-    facts: manifest.Facts,  # noqa: ARG001
+    facts: manifest.Facts,
     section: params.Preprocess,
 ) -> Form:
-    """Return the form of the arrays: (H, W, C) uint8, as params.yaml says."""
+    """Return the form of the arrays: (H, W, C) uint8, as params.yaml says; of masks, (H, W)."""
     wanted = {
         "size_px": list(section.size_px),
         "channels": section.channels,
         "clip_percentiles": list(section.clip_percentiles),
     }
-    return Form((*section.size_px, section.channels), "uint8", wanted)
+    return Form((*section.size_px, section.channels), "uint8", wanted, facts.masks)
 
 
 def counts(rows: pd.DataFrame, form: Form) -> np.ndarray:  # noqa: ARG001
@@ -96,9 +98,17 @@ def counts(rows: pd.DataFrame, form: Form) -> np.ndarray:  # noqa: ARG001
     return np.ones(len(rows), np.int64)
 
 
-def index(rows: pd.DataFrame, form: Form) -> pd.DataFrame:  # noqa: ARG001
-    """Return what is known of each array."""
-    return rows[INDEX]
+def index(rows: pd.DataFrame, form: Form) -> pd.DataFrame:
+    """Return what is known of each array: with masks its size before, and millimetres from pixel to pixel in it."""
+    if not form.masks:
+        return rows[INDEX]
+    found = []
+    for shape, spacing in zip(rows["shape"], rows["spacing_mm"], strict=True):
+        shrunk = imaging.shrunk(tuple(map(int, shape[:2])), form.shape[:2])
+        mm = (None, None) if spacing is None else [float(a * b) for a, b in zip(spacing, shrunk, strict=True)]
+        found.append((int(shape[0]), int(shape[1]), *mm))
+    geometry = pd.DataFrame(found, rows.index, GEOMETRY).astype(dict.fromkeys(GEOMETRY[2:], "float64"))
+    return pd.concat([rows[INDEX], geometry], axis=1)
 
 
 def arrays(rows: pd.DataFrame, values: manifest.Values, form: Form) -> Iterator[memoryview]:
@@ -115,6 +125,14 @@ def arrays(rows: pd.DataFrame, values: manifest.Values, form: Form) -> Iterator[
             yield np.stack(list(pool.map(fit, rows.iloc[start : start + BLOCK].itertuples()))).data
 
 
+def layers(rows: pd.DataFrame, values: manifest.Values, form: Form, name: str) -> Iterator[memoryview]:
+    """Yield masks (N, H, W) uint8, or instances uint16, block after block, under exactly the geometry of the arrays."""
+    read = {"mask": values.mask, "instances": values.instances}[name]
+    for start in range(0, len(rows), BLOCK):
+        block = list[Any](rows.iloc[start : start + BLOCK].itertuples())
+        yield np.stack([imaging.fit_mask(read(row), form.shape[:2]) for row in block]).data  # type: ignore[arg-type]
+
+
 def targets(rows: pd.DataFrame, values: manifest.Values, form: Form) -> np.ndarray | None:  # noqa: ARG001
     """Return None: an image says nothing of its own future."""
     return None
@@ -129,24 +147,13 @@ def augment(
 ) -> Any:
     """Return changed copies of images (N, H, W, C) uint8; what they are is decided by the state of `random` alone.
 
-    Geometry comes first (flips, then rotation, zoom and shift in one interpolation, edges repeated), then contrast
-    about the image's mean, then noise in units of the image's standard deviation. `part`: of which whole they are.
+    With `masks` (N, H, W) uint8 it is a pair, images and masks, that have moved alike; without them the images are the
+    same to the byte. `part`: of which whole they are. `augmentation` says what is done, and in which order.
     """
     if section == params.Augment():
         return images if masks is None else (images, masks)
-    part = part or Part(len(images), slice(None))
-    if section.rotate_deg or section.zoom or section.shift:
-        images = _moved(images, section, random, part)
-    for wanted, axis in ((section.flip_horizontal, 2), (section.flip_vertical, 1)):
-        if wanted:
-            state = random.bit_generator.state
-            images = _flipped(images, random, part, axis=axis)
-            if masks is not None:
-                random.bit_generator.state = state
-                masks = _flipped(masks[..., None], random, part, axis=axis)[..., 0]
-    if section.contrast or section.noise:
-        images = _graded(images, section, random, part)
-    return images if masks is None else (images, masks)
+    found = augmentation.changed(images, section, random, part or Part(len(images), slice(None)), masks)
+    return found[0] if masks is None else found
 
 
 def described(card: Mapping[str, Any]) -> str:
@@ -246,35 +253,3 @@ def _scratch(shape: tuple[int, ...]) -> np.ndarray:
     with tempfile.TemporaryFile() as file:
         os.posix_fallocate(file.fileno(), 0, 4 * math.prod(shape))
         return np.memmap(file, np.float32, "r+", shape=shape)
-
-
-def _moved(images: np.ndarray, section: params.Augment, random: np.random.Generator, part: Part) -> np.ndarray:
-    height, width, channels = images.shape[1:]
-    angle = random.uniform(-section.rotate_deg, section.rotate_deg, part.count)[part.rows]
-    zoom = 1 + random.uniform(-section.zoom, section.zoom, part.count)[part.rows]
-    shift = random.uniform(-section.shift, section.shift, (part.count, 2))[part.rows] * np.array([width, height])
-    centre = ((width - 1) / 2, (height - 1) / 2)
-    moved = np.empty_like(images)
-    for i in range(len(images)):
-        matrix = cv2.getRotationMatrix2D(centre, float(angle[i]), float(zoom[i]))
-        matrix[:, 2] += shift[i]
-        warped = cv2.warpAffine(images[i], matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
-        moved[i] = warped.reshape(height, width, channels)
-    return moved
-
-
-def _flipped(images: np.ndarray, random: np.random.Generator, part: Part, axis: int) -> np.ndarray:
-    chosen = random.random(part.count)[part.rows] < 0.5
-    return np.where(chosen[:, None, None, None], np.flip(images, axis), images)
-
-
-def _graded(images: np.ndarray, section: params.Augment, random: np.random.Generator, part: Part) -> np.ndarray:
-    drawn = random.uniform(-section.contrast, section.contrast, (part.count, 1, 1, 1))[part.rows]
-    factor = 1 + drawn.astype(np.float32)
-    gray = images.astype(np.float32)
-    mean, deviation = gray.mean(axis=(1, 2, 3), keepdims=True), gray.std(axis=(1, 2, 3), keepdims=True)
-    gray = (gray - mean) * factor + mean
-    if section.noise:
-        noise = random.standard_normal((part.count, *gray.shape[1:]), np.float32)[part.rows]
-        gray += section.noise * deviation * noise
-    return np.clip(np.rint(gray), 0, 255).astype(np.uint8)

@@ -120,6 +120,7 @@ class Validate(Section):
     max_saturated: Share = Field(
         0.5, description="share of an image's pixels at its minimum or maximum; more is a warning"
     )
+    max_empty: Share = Field(0.5, description="share of masks without any object; more is a warning")
     size_px: tuple[int, int] | None = Field(None, description="rows and columns that every sample must have; null: any")
     bit_depths: tuple[int, ...] = Field(tuple(range(8, 17)), description="bits stored that a sample may have")
 
@@ -230,6 +231,12 @@ class Augment(Section):
     rotate_deg: float = Field(0.0, ge=0, le=180, description="uniform in plus or minus")
     shift: float = Field(0.0, ge=0, lt=0.5, description="share of height and width, uniform in plus or minus")
     zoom: float = Field(0.0, ge=0, lt=0.5, description="share, uniform in plus or minus")
+    crop: float = Field(
+        0.0, ge=0, lt=0.9, description="share of height and width cut off at most, uniform; the rest is enlarged to all"
+    )
+    elastic: float = Field(
+        0.0, ge=0, lt=0.1, description="share of height and width by which 3 x 3 places move, uniform in plus or minus"
+    )
     contrast: float = Field(0.0, ge=0, lt=1, description="share, uniform in plus or minus")
     noise: float = Field(0.0, ge=0, lt=1, description="standard deviation, of the normalised image")
 
