@@ -18,7 +18,8 @@ _SAID = {"numbers": "a few numbers of each sample", "map": "a map of each image"
 
 
 def check(task: str, kind: str, architectures: Sequence[str] = ()) -> None:
-    """Raise Refused, listing what fits, where a task or an architecture does not take samples of a kind.
+    """Raise Refused, listing what fits, where a task or an architecture does not take samples of a kind, or where a
+    network does not give what the task needs.
 
     What does not exist is left to who loads it.
     """
@@ -33,13 +34,17 @@ def check(task: str, kind: str, architectures: Sequence[str] = ()) -> None:
                 f"do: {_listed(fit)}; set train.architectures"
             )
         if task in plugins.names(tasks) and architecture in plugins.names(models):
-            wanted = declared(tasks, task, GIVES, NUMBERS)
-            if declared(models, architecture, GIVES, NUMBERS) != wanted:
-                fit = [name for name in plugins.names(models) if declared(models, name, GIVES, NUMBERS) == wanted]
-                raise Refused(
-                    f"task {task} needs networks that give {_SAID[wanted[0]]}, architecture {architecture} does not; "
-                    f"architectures that do: {_listed(fit)}; set train.architectures"
-                )
+            _check_given(task, architecture)
+
+
+def _check_given(task: str, architecture: str) -> None:
+    wanted = declared(tasks, task, GIVES, NUMBERS)
+    if declared(models, architecture, GIVES, NUMBERS) != wanted:
+        fit = [name for name in plugins.names(models) if declared(models, name, GIVES, NUMBERS) == wanted]
+        raise Refused(
+            f"task {task} needs networks that give {_SAID[wanted[0]]}, architecture {architecture} does not; "
+            f"architectures that do: {_listed(fit)}; set train.architectures"
+        )
 
 
 def declared(package: ModuleType, name: str, constant: str, default: Sequence[str]) -> tuple[str, ...]:

@@ -36,11 +36,11 @@ def asked(card: Mapping[str, Any], choice: Mapping[str, Any]) -> list[tuple[str,
         else "the likeliest class"
     )
     large = card["preprocessing"].get("larger", "resize") == "slide"
-    taken = "in windows that overlap" if large else "fitted into the model's input"
+    taken = "taken in windows that overlap" if large else "fitted into the model's input"
     return [
         ("Task", f"{card['task']}: which pixels of each {card['kind']} are of {classes}"),
         ("Decision", how),
-        ("Size", f"each {card['kind']} is taken {taken}; its mask comes back at its own size"),
+        ("Size", f"each {card['kind']} is {taken}; its mask comes back at its own size"),
     ]
 
 

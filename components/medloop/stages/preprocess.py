@@ -170,7 +170,7 @@ def _job(base: params.Base, section: params.Preprocess, samples: Path, validatio
 
 def _check_masks(base: params.Base, facts: manifest.Facts, task: ModuleType) -> None:
     """Raise Refused where the task and the samples do not agree on what is told of a sample."""
-    wanted = getattr(task, "GIVES", None) == "map"
+    wanted = "map" in getattr(task, "GIVES", ())
     if facts.masks and not wanted:
         raise Refused(
             f"the samples have masks and no labels, task {base.task} wants labels: set base.task: segmentation"
