@@ -85,7 +85,7 @@ class Model:
         with self._without_patients():
             pixels, bit_depth = self._decoder.decode(content)
         try:
-            mask = self._answer.mask(pixels, bit_depth, self._decoder.fit, self._network.outputs, self.card)
+            mask = self._answer.mask(pixels, bit_depth, self._decoder, self._network.outputs, self.card)
         except self._decoder.Unreadable as error:
             raise ValueError(str(error)) from None
         columns: dict[str, np.ndarray] = self._answer.columns_of([mask], self.card)

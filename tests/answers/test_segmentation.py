@@ -36,7 +36,7 @@ def image(height, width, seed=0):
 def test_windows_decide_every_pixel_as_the_whole_image_would(size):
     pixels = image(*size)
     card = CARD | {"preprocessing": preprocessing(larger="slide", overlap=0.5)}
-    found = answers.mask(pixels, 8, imaging.fit, bright, card)
+    found = answers.mask(pixels, 8, imaging, bright, card)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, pixels > 127)
     assert all(shape[0] <= answers.WINDOWS and shape[1:] == (32, 48, 1) for shape in bright.seen)
@@ -44,7 +44,7 @@ def test_windows_decide_every_pixel_as_the_whole_image_would(size):
 
 @pytest.mark.parametrize(("size", "overlap"), [((100, 130), 0.5), ((64, 96), 0.0), ((65, 96), 0.25), ((32, 48), 0.9)])
 def test_windows_cover_the_image_and_overlap_as_wanted(size, overlap):
-    at = answers.places(size, (32, 48), overlap)
+    at = imaging.places(size, (32, 48), overlap)
     covered = np.zeros(size, int)
     for top, left in at:
         covered[top : top + 32, left : left + 48] += 1
@@ -71,7 +71,7 @@ def test_a_mask_comes_back_at_the_size_and_place_of_the_image_that_was_resized(s
     rows, columns = np.mgrid[: size[0], : size[1]]
     disc = (rows - 0.4 * size[0]) ** 2 + (columns - 0.6 * size[1]) ** 2 < (0.3 * min(size)) ** 2
     card = CARD | {"preprocessing": preprocessing((64, 64))}
-    found = answers.mask((255 * disc).astype(np.uint8), 8, imaging.fit, bright, card)
+    found = answers.mask((255 * disc).astype(np.uint8), 8, imaging, bright, card)
     assert found.shape == size
     shared = (found & disc).sum()
     assert 2 * shared / (found.sum() + disc.sum()) > 0.93
@@ -82,7 +82,7 @@ def test_a_mask_comes_back_at_the_size_and_place_of_the_image_that_was_resized(s
 
 def test_an_image_that_needs_no_fitting_is_decided_as_it_is():
     pixels = image(32, 48)
-    found = answers.mask(pixels, 8, imaging.fit, bright, CARD | {"preprocessing": preprocessing()})
+    found = answers.mask(pixels, 8, imaging, bright, CARD | {"preprocessing": preprocessing()})
     np.testing.assert_array_equal(found, pixels > 127)
 
 

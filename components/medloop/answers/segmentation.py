@@ -17,7 +17,6 @@ import numpy as np
 WINDOWS = 8  # at once, so that memory stays flat however large an image is
 EDGE = 1e-3  # the least weight of a pixel of a window, in the corner
 
-Fit = Callable[..., np.ndarray]
 Network = Callable[[np.ndarray], np.ndarray]
 
 
@@ -45,64 +44,42 @@ def columns_of(masks: list[np.ndarray], card: Mapping[str, Any]) -> dict[str, np
     return {"mask": encoded, **{f"area_{name}": areas[:, 1 + i] for i, name in enumerate(card["classes"])}}
 
 
-def mask(pixels: np.ndarray, bit_depth: int, fit: Fit, network: Network, card: Mapping[str, Any]) -> np.ndarray:
+def mask(pixels: np.ndarray, bit_depth: int, decoder: Any, network: Network, card: Mapping[str, Any]) -> np.ndarray:
     """Return the class of each pixel, (H, W) uint8, of an image (H, W) or (H, W, 3) of any size.
 
     Args:
         pixels: as the decoder gives them.
         bit_depth: bits in use.
-        fit: the decoder's, which makes of an image what the network takes.
+        decoder: imaging.py, which makes of an image what the network takes.
         network: from arrays (N, h, w, C) uint8 to logits (N, h, w, 1 + classes).
         card: of the model.
     """
     way = whole if card["preprocessing"].get("larger", "resize") == "slide" else resized
-    return decide(way(pixels, bit_depth, fit, network, card["preprocessing"]), card)
+    return decide(way(pixels, bit_depth, decoder, network, card["preprocessing"]), card)
 
 
 def resized(
-    pixels: np.ndarray, bit_depth: int, fit: Fit, network: Network, preprocessing: Mapping[str, Any]
+    pixels: np.ndarray, bit_depth: int, decoder: Any, network: Network, preprocessing: Mapping[str, Any]
 ) -> np.ndarray:
     """Return the logits (H, W, 1 + classes) of an image that is fitted into one input."""
-    array = fit(pixels, bit_depth, **wanted(preprocessing))
+    wanted = {name: preprocessing[name] for name in ("size_px", "channels", "clip_percentiles")}
+    array = decoder.fit(pixels, bit_depth, **wanted)
     return restored(network(array[None])[0], pixels.shape[:2])
 
 
 def whole(
-    pixels: np.ndarray, bit_depth: int, fit: Fit, network: Network, preprocessing: Mapping[str, Any]
+    pixels: np.ndarray, bit_depth: int, decoder: Any, network: Network, preprocessing: Mapping[str, Any]
 ) -> np.ndarray:
     """Return the logits (H, W, 1 + classes) of an image that is taken in windows."""
-    image = unresized(pixels, bit_depth, fit, preprocessing)
-    size = tuple(preprocessing["size_px"])
-    at = places(image.shape[:2], size, preprocessing["overlap"])
+    image, at = decoder.windows(pixels, bit_depth, preprocessing)
+    height, width = preprocessing["size_px"]
 
     def tiles() -> Iterator[np.ndarray]:
         for first in range(0, len(at), WINDOWS):
             part = at[first : first + WINDOWS]
-            yield from network(np.stack([image[top : top + size[0], left : left + size[1]] for top, left in part]))
+            yield from network(np.stack([image[top : top + height, left : left + width] for top, left in part]))
 
     return stitched(tiles(), at, image.shape[:2])[: pixels.shape[0], : pixels.shape[1]]
-
-
-def unresized(pixels: np.ndarray, bit_depth: int, fit: Fit, preprocessing: Mapping[str, Any]) -> np.ndarray:
-    """Return an image (H, W, C) uint8 at its own size, with the least gray level below and right of a small one."""
-    more = [max(0, side - have) for side, have in zip(preprocessing["size_px"], pixels.shape[:2], strict=True)]
-    margins = [(0, more[0]), (0, more[1]), (0, 0)]
-    large = np.pad(pixels, margins[: pixels.ndim], constant_values=pixels.min()) if any(more) else pixels
-    return fit(large, bit_depth, **{**wanted(preprocessing), "size_px": large.shape[:2]})
-
-
-def wanted(preprocessing: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what the decoder's `fit` takes."""
-    return {name: preprocessing[name] for name in ("size_px", "channels", "clip_percentiles")}
-
-
-def places(size: tuple[int, ...], window: tuple[int, ...], overlap: float) -> list[tuple[int, int]]:
-    """Return (top, left) of windows that cover an image, each over its neighbours by `overlap` (a share) or more."""
-    rows, columns = (
-        np.rint(np.linspace(0, have - side, 1 + int(np.ceil((have - side) / max(1, side - round(overlap * side))))))
-        for have, side in zip(size, window, strict=True)
-    )
-    return [(int(top), int(left)) for top in rows for left in columns]
 
 
 def stitched(tiles: Iterator[np.ndarray], at: list[tuple[int, int]], size: tuple[int, ...]) -> np.ndarray:

@@ -85,52 +85,93 @@ def form(
     section: params.Preprocess,
 ) -> Form:
     """Return the form of the arrays: (H, W, C) uint8, as params.yaml says; of masks, (H, W)."""
-    wanted = {
+    wanted: dict[str, Any] = {
         "size_px": list(section.size_px),
         "channels": section.channels,
         "clip_percentiles": list(section.clip_percentiles),
     }
+    if section.larger == "slide":
+        if not facts.masks:
+            raise Refused("preprocess.larger: slide is for masks, of which these samples have none: set it to resize")
+        wanted |= {"larger": "slide", "overlap": section.overlap}
     return Form((*section.size_px, section.channels), "uint8", wanted, facts.masks)
 
 
-def counts(rows: pd.DataFrame, form: Form) -> np.ndarray:  # noqa: ARG001
-    """Return (N,) ones: an image is one array."""
-    return np.ones(len(rows), np.int64)
+def counts(rows: pd.DataFrame, form: Form) -> np.ndarray:
+    """Return how many arrays each image gives (N,): one, or the windows that cover it."""
+    return np.array([len(_places(shape, form)) for shape in rows["shape"]], np.int64)
+
+
+def _places(shape: Sequence[int], form: Form) -> list[tuple[int, int]]:
+    if form.preprocessing.get("larger") != "slide":
+        return [(0, 0)]
+    return imaging.places([int(side) for side in shape[:2]], form.shape[:2], form.preprocessing["overlap"])
 
 
 def index(rows: pd.DataFrame, form: Form) -> pd.DataFrame:
-    """Return what is known of each array: with masks its size before, and millimetres from pixel to pixel in it."""
+    """Return what is known of each array: with masks its size before, and millimetres from pixel to pixel in it.
+
+    Windows say where they lie in their image, too: `top` and `left`.
+    """
     if not form.masks:
         return rows[INDEX]
+    sliding = form.preprocessing.get("larger") == "slide"
     found = []
     for shape, spacing in zip(rows["shape"], rows["spacing_mm"], strict=True):
-        shrunk = imaging.shrunk(tuple(map(int, shape[:2])), form.shape[:2])
+        shrunk = (1.0, 1.0) if sliding else imaging.shrunk(tuple(map(int, shape[:2])), form.shape[:2])
         mm = (None, None) if spacing is None else [float(a * b) for a, b in zip(spacing, shrunk, strict=True)]
         found.append((int(shape[0]), int(shape[1]), *mm))
     geometry = pd.DataFrame(found, rows.index, GEOMETRY).astype(dict.fromkeys(GEOMETRY[2:], "float64"))
-    return pd.concat([rows[INDEX], geometry], axis=1)
+    table = pd.concat([rows[INDEX], geometry], axis=1)
+    if not sliding:
+        return table
+    at = [place for shape in rows["shape"] for place in _places(shape, form)]
+    return (
+        table.loc[table.index.repeat(counts(rows, form))]
+        .reset_index(drop=True)
+        .assign(top=[top for top, _ in at], left=[left for _, left in at])
+    )
 
 
 def arrays(rows: pd.DataFrame, values: manifest.Values, form: Form) -> Iterator[memoryview]:
     """Yield images (N, H, W, C) uint8, block after block, in the order of `rows`; OpenCV leaves other threads free."""
+    sliding = form.preprocessing.get("larger") == "slide"
 
     def fit(row: Any) -> np.ndarray:
         try:
+            if sliding:
+                return _cut(imaging.windows(values[row], row.bit_depth, form.preprocessing)[0], row.shape, form)
             return imaging.fit(values[row], row.bit_depth, **form.preprocessing)
         except ValueError as error:
             raise Refused(f"sample {row.sample_id} ({row.split}): {error}; see preprocess.channels") from None
 
+    if sliding:
+        for row in list[Any](rows.itertuples()):
+            yield fit(row).data
+        return
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(rows), BLOCK):
             yield np.stack(list(pool.map(fit, rows.iloc[start : start + BLOCK].itertuples()))).data
 
 
+def _cut(image: np.ndarray, shape: Sequence[int], form: Form) -> np.ndarray:
+    """Return the windows (N, h, w, ..) of an image (H, W, ..); zeros stand where it is smaller than one."""
+    height, width = form.shape[:2]
+    more = [(0, max(0, side - have)) for side, have in zip((height, width), image.shape, strict=False)]
+    image = np.pad(image, [*more, *[(0, 0)] * (image.ndim - 2)])
+    return np.stack([image[top : top + height, left : left + width] for top, left in _places(shape, form)])
+
+
 def layers(rows: pd.DataFrame, values: manifest.Values, form: Form, name: str) -> Iterator[memoryview]:
     """Yield masks (N, H, W) uint8, or instances uint16, block after block, under exactly the geometry of the arrays."""
-    read = {"mask": values.mask, "instances": values.instances}[name]
+    read: Any = {"mask": values.mask, "instances": values.instances}[name]
+    if form.preprocessing.get("larger") == "slide":
+        for row in list[Any](rows.itertuples()):
+            yield _cut(read(row), row.shape, form).data
+        return
     for start in range(0, len(rows), BLOCK):
         block = list[Any](rows.iloc[start : start + BLOCK].itertuples())
-        yield np.stack([imaging.fit_mask(read(row), form.shape[:2]) for row in block]).data  # type: ignore[arg-type]
+        yield np.stack([imaging.fit_mask(read(row), form.shape[:2]) for row in block]).data
 
 
 def targets(rows: pd.DataFrame, values: manifest.Values, form: Form) -> np.ndarray | None:  # noqa: ARG001

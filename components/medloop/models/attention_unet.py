@@ -10,7 +10,7 @@ import keras
 from keras import layers
 
 KIND = "convolution"
-GIVES = ("map",)
+GIVES = "map"
 MOMENTUM = 0.9  # of the normalisation's statistics: a small data set has few steps
 
 

@@ -170,7 +170,7 @@ def _job(base: params.Base, section: params.Preprocess, samples: Path, validatio
 
 def _check_masks(base: params.Base, facts: manifest.Facts, task: ModuleType) -> None:
     """Raise Refused where the task and the samples do not agree on what is told of a sample."""
-    wanted = "map" in getattr(task, "GIVES", ())
+    wanted = getattr(task, "GIVES", None) == "map"
     if facts.masks and not wanted:
         raise Refused(
             f"the samples have masks and no labels, task {base.task} wants labels: set base.task: segmentation"
@@ -224,7 +224,9 @@ def _about(job: Job, tables: dict[str, pd.DataFrame], ingested: dict[str, Any]) 
 
 def _counts(index: pd.DataFrame, facts: manifest.Facts) -> dict[str, int]:
     """Return how many arrays there are of each class; in all, without classes or with several in one sample."""
-    if not facts.classes or facts.multi_label or facts.masks:
+    if facts.masks:
+        return {"all": index["sample_id"].nunique()}  # of which there may be many windows
+    if not facts.classes or facts.multi_label:
         return {"all": len(index)}
     found = index["label"].value_counts()
     return {name: int(found.get(name, 0)) for name in facts.classes}

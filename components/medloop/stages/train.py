@@ -259,7 +259,9 @@ def _code(section: params.Train) -> dict[str, str]:
 
 def _predictions(index: pa.Table, labels: np.ndarray, outputs: np.ndarray) -> pa.Table:
     """Return sample_id, patient_id, labels and output_0 .. of all validation data; of windows start and block too."""
-    known = [name for name in ("sample_id", "patient_id", "start", "block") if name in index.column_names]
+    known = [
+        name for name in ("sample_id", "patient_id", "start", "block", "top", "left") if name in index.column_names
+    ]
     table = index.select(known)
     for name, column in predictions.label_columns(labels).items():
         table = table.append_column(name, pa.array(column))
@@ -277,7 +279,7 @@ def _development(arrays: data.Arrays) -> pa.Table:
     table = pa.concat_tables(parts).replace_schema_metadata()
     if arrays.about["facts"]["split_in_time"]:
         table = table.set_column(0, "patient_id", pa.nulls(len(table), pa.string()))
-    if "start" in arrays.train.index.column_names:  # windows: many of one sample
+    if {"start", "top"} & set(arrays.train.index.column_names):  # windows: many of one sample
         table = table.group_by(["patient_id", "content_sha256"], use_threads=False).aggregate([])
     return table
 

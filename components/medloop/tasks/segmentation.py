@@ -21,7 +21,7 @@ from medloop.answers import segmentation as answers
 from medloop.calibration import TEMPERATURES
 from medloop.errors import Refused
 
-GIVES = ("map",)
+GIVES = "map"
 KINDS = ("image",)
 NUMBERS = False
 GATE = "dice"
