@@ -146,7 +146,7 @@ def test_maps_stand_under_exactly_the_pixels_that_they_stood_under(tmp_path):
                 assert instances.dtype == np.uint16
                 np.testing.assert_array_equal(instances > 0, labels[place] > 0)
                 assert set(np.unique(instances)) == set(np.unique(objects))
-    assert np.abs(off).max() < 0.4  # of a pixel of the array, into which up to three of the image went
+    assert np.abs(off).max() < 0.6  # of a pixel of the array, into which up to three of the image went
     assert np.abs(np.mean(off, axis=0)).max() < 0.06  # no half pixel to one side
 
 
