@@ -59,7 +59,7 @@ def test_a_missing_manifest_is_refused(tmp_path):
 
 def test_masks_and_instance_maps_come_back_and_may_be_absent(tmp_path):
     values, writer = np.arange(15, dtype=np.uint8).reshape(3, 5), manifest.ShardWriter(tmp_path)
-    mask, objects = (values % 3).astype(np.uint8), (values * 300).astype(np.uint16)
+    mask, objects = (values % 3).astype(np.uint8), values.astype(np.uint16) * 300
     layers = [(mask, objects), (mask, None), (None, None)]
     rows = [row(writer.add(values, *each), values, box_labels=["a", "b"]) for each in layers]
     writer.close()

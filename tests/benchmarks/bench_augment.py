@@ -46,7 +46,7 @@ def main(side: int = 256, batch: int = 16, runs: int = 15) -> None:
             times.append(1e3 * (time.perf_counter() - start) / batch)
     for name in SECTIONS:
         alone, both = (statistics.median(taken[name, with_]) for with_ in (False, True))
-        print(f"{name:<55} {alone:6.2f} ms   with masks {both:6.2f} ms")  # noqa: T201
+        print(f"{name:<55} {alone:6.2f} ms   with masks {both:6.2f} ms")
 
 
 if __name__ == "__main__":
