@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 import scans
 from medloop import manifest, params, volumes
+from medloop.errors import Refused
 from medloop.kinds import Part, volume
 from medloop.sources import Sample
 
