@@ -1,6 +1,5 @@
 """Read a source, split it by patient, look for leaks, pack it: at once, or shard by shard."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from medloop import (
+    classes,
     decoding,
     joining,
     kinds,
@@ -206,11 +206,11 @@ def _finish(packed: packing.Packed, job: Job, said: Mapping[str, Any], folder: P
     dropped = _leave_out(pairs, packed, table, job)
     table = table[~table["sample_id"].isin(dropped)].reset_index(drop=True)
     facts = manifest.Facts(
-        classes=_classes(job, table, said),
+        classes=classes.found(job.source, job.options, section, table, said),
         source=section.source,
         kind=job.base.kind,
         simulated=getattr(job.source, "SIMULATED", False),
-        multi_label=_multi_label(job.source, job.options),
+        multi_label=classes.multi_label(job.source, job.options),
         ordered=section.order is not None or _ordered(job.source, job.options),
         official_split=official,
         split_in_time=_split_in_time(job.source, job.options),
@@ -221,11 +221,11 @@ def _finish(packed: packing.Packed, job: Job, said: Mapping[str, Any], folder: P
         key_fingerprint=job.pseudonyms.fingerprint,
         **{name: value for name, value in said.items() if name != "classes"},
     )
-    _check_table(table, facts)
+    classes.check(table, facts)
     manifest.write(table, facts, folder)
     packed.write_items(folder)
     report = {
-        "counts": _counts(table, facts),
+        "counts": classes.counts(table, facts),
         "rejected": [{"pseudonym": pseudonym, "reason": reason} for pseudonym, reason, _ in packed.rejected],
         "flawed": [{"pseudonym": pseudonym, "reason": reason} for pseudonym, reason, _ in packed.flawed],
         "leaks": pairs.round({"correlation": 6}).to_dict("records"),
@@ -272,88 +272,8 @@ def _split_in_time(source: ModuleType, options: params.Section) -> bool:
     return bool(source.split_in_time(options)) if hasattr(source, "split_in_time") else False
 
 
-def _multi_label(source: ModuleType, options: params.Section) -> bool:
-    return source.multi_label(options) if hasattr(source, "multi_label") else False
-
-
 def _ordered(source: ModuleType, options: params.Section) -> bool:
     return bool(source.ordered(options)) if hasattr(source, "ordered") else False
-
-
-def _classes(job: Job, table: pd.DataFrame, said: Mapping[str, Any]) -> tuple[str, ...]:
-    if "classes" in said:  # of masks or boxes
-        return tuple(said["classes"])
-    if table["label"].isna().all():
-        return ()
-    if hasattr(job.source, "classes"):
-        found = tuple(job.source.classes(job.options))
-    else:
-        found = tuple(sorted(set(_labels(table["label"].dropna(), _multi_label(job.source, job.options)))))
-    if job.section.order is None:
-        return found
-    if sorted(job.section.order) != sorted(found):
-        raise Refused(
-            f"ingest.order must name each class once, from the lowest to the highest: the classes are "
-            f"{', '.join(found)}, it names {', '.join(job.section.order)}"
-        )
-    return job.section.order
-
-
-def _labels(column: pd.Series, multi_label: bool) -> list[str]:
-    """Return every label in `column`: of several, each one; of none, none."""
-    if not multi_label:
-        return list(column)
-    return [label for joined in column for label in joined.split("|") if label]
-
-
-def _check_table(table: pd.DataFrame, facts: manifest.Facts) -> None:
-    if facts.masks or facts.boxes:
-        _check_drawn(table, facts)
-    elif facts.classes:
-        _check_labels(table, facts)
-    _check_sides(table)
-
-
-def _check_drawn(table: pd.DataFrame, facts: manifest.Facts) -> None:
-    for wanted, column, name in ((facts.masks, "mask_offset", "a mask"), (facts.boxes, "boxes", "a list of boxes")):
-        if wanted and (missing := int(table[column].isna().sum())):
-            raise Refused(
-                f"every sample must have {name}, {missing} of {len(table)} have none: of one without any object it is "
-                "empty"
-            )
-    found = {label for labels in table["box_labels"].dropna() for label in labels}
-    if facts.boxes and (unknown := sorted(found - set(facts.classes))):
-        raise Refused(f"boxes must be of {', '.join(facts.classes)}, got {', '.join(unknown)}")
-
-
-def _check_labels(table: pd.DataFrame, facts: manifest.Facts) -> None:
-    if unlabelled := int(table["label"].isna().sum()):
-        raise Refused(f"every sample or none must have a label, {unlabelled} of {len(table)} have none")
-    found = set(_labels(table["label"], facts.multi_label))
-    if unknown := sorted(found - set(facts.classes)):
-        raise Refused(f"labels must be of {', '.join(facts.classes)}, got {', '.join(unknown)}")
-    if len(found) < 1 + (not facts.multi_label):
-        raise Refused(f"there must be at least two classes, got only {', '.join(found) or 'none'}: check the labels")
-
-
-def _check_sides(table: pd.DataFrame) -> None:
-    patients = (
-        table.assign(patient=table["patient_id"].fillna(table["sample_id"])).groupby("split")["patient"].nunique()
-    )
-    if empty := [split for split in manifest.SPLITS if split not in patients.index]:
-        shares = ", ".join(f"{split} {patients.get(split, 0)}" for split in manifest.SPLITS)
-        raise Refused(
-            f"no sample stands in {' or '.join(empty)} (patients: {shares}): add patients, or change the shares or the "
-            "salt in ingest.split"
-        )
-
-
-def _counts(table: pd.DataFrame, facts: manifest.Facts) -> dict[str, dict[str, int]]:
-    """Return how many samples each class has in each split, or without labels how many there are."""
-    if not facts.classes or facts.masks or facts.boxes:
-        return {split: {"samples": int((table["split"] == split).sum())} for split in manifest.SPLITS}
-    found = {split: Counter(_labels(rows["label"], facts.multi_label)) for split, rows in table.groupby("split")}
-    return {split: {name: found[split][name] for name in facts.classes} for split in manifest.SPLITS}
 
 
 def _notes(source: ModuleType, options: params.Section) -> list[str]:
