@@ -86,7 +86,7 @@ class Decoding:
     def _row(self, digested: reading.Digested, entry: Entry) -> Row:
         sample = digested.sample
         key = sample.key if entry.version is None else entry.key
-        group = sample.patient_id or digested.content_sha256
+        group = sample.patient_id or sample.group or digested.content_sha256
         columns = _columns(digested, self.section.source, self.pseudonyms)
         columns["split"] = sample.split or side(group, self.section.split)
         return Row(columns, sample.values, sample.mask, sample.instances, key, sample.split is not None)
