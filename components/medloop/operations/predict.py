@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from medloop import kinds, params, plugins
 from medloop.errors import Refused
-from medloop.operations import drawing, inputs
+from medloop.operations import inputs, mask_files
 from medloop.tracking import registry
 from medloop.tracking.connection import server
 
@@ -33,7 +33,7 @@ def predict(
     The columns are `sample_id` (a pseudonym; with `paths` also `path`, which may hold a patient's name), those of the
     served model (`p_<class>` and `decision`, `prediction`, or `area_<class>`) and `error`, which is null where the
     sample was read. A multi-frame file has a row for each frame, a signal that is longer than the model's window one
-    for each window. Masks go to the folder `<output>_masks` beside the table, see `drawing`.
+    for each window. Masks go to the folder `<output>_masks` beside the table, see `mask_files`.
 
     Args:
         base: names the model.
@@ -61,10 +61,10 @@ def predict(
     schema = _schema(network.metadata.signature.outputs, paths)
     total, reasons = 0, Counter[str]()
     partial = output.with_name(f".{output.name}.partial")
-    masked = drawing.COLUMN in network.metadata.signature.outputs.input_names()
+    masked = mask_files.COLUMN in network.metadata.signature.outputs.input_names()
     try:
         with (
-            drawing.beside(output) if masked else nullcontext() as masks,
+            mask_files.beside(output) if masked else nullcontext() as masks,
             _writer(partial, output.suffix, schema) as writer,
         ):
             progress = tqdm(
@@ -88,7 +88,9 @@ def predict(
         partial.unlink(missing_ok=True)
     if reasons:
         raise Refused(_failure(reasons, total, output, units))
-    return f"{total} {units}s predicted by {address}: {output}" + (f", {drawing.folder_of(output)}" if masked else "")
+    return f"{total} {units}s predicted by {address}: {output}" + (
+        f", {mask_files.folder_of(output)}" if masked else ""
+    )
 
 
 def _check_writable(output: Path) -> None:
@@ -115,7 +117,7 @@ def _preprocessing(network: Any) -> dict[str, Any]:
 def _schema(outputs: Any, paths: bool) -> pa.Schema:
     texts = ["sample_id", "path"] if paths else ["sample_id"]
     types = {"double": pa.float64(), "string": pa.string()}
-    said = [(column.name, types[column.type.name]) for column in outputs.inputs if column.name != drawing.COLUMN]
+    said = [(column.name, types[column.type.name]) for column in outputs.inputs if column.name != mask_files.COLUMN]
     return pa.schema([*((name, pa.string()) for name in texts), *said, ("error", pa.string())])
 
 
