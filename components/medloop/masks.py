@@ -164,6 +164,8 @@ def _told(source: Dataset, pseudonym: str | None) -> Dataset:
         if kept and not element.tag.is_private:
             told.add(copy.deepcopy(element))
     told.file_meta = source.file_meta
+    if not told.get("FrameOfReferenceUID") and "PixelSpacing" in told and not told.get("SliceThickness"):
+        del told.PixelSpacing  # highdicom would write measures that it does not read: those of the image count
     for keyword in MAY_BE_EMPTY:
         if keyword not in told:
             setattr(told, keyword, "")
