@@ -7,9 +7,11 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import pandas as pd
+import pydicom
 import pytest
 
 import maps
+import support
 from medloop import manifest, overlap, params
 from medloop.errors import Refused
 from medloop.evaluation.maps import TestSet
@@ -207,11 +209,42 @@ def test_predict_writes_a_row_and_a_mask_for_each_image(loop, tmp_path):
     assert table.columns.tolist() == ["sample_id", "area_disc", "error"]
     files = sorted((tmp_path / "out_masks").glob("*.png"))
     assert {path.stem for path in files} >= set(table["sample_id"])
+    assert len(files) == 6
+    overlay = cv2.imread(str(tmp_path / "out_masks" / f"{table['sample_id'][0]}_overlay.png"))
+    assert overlay.shape == (*SIZE, 3)
     for _, row in table.iterrows():
         mask = mask_of((tmp_path / "out_masks" / f"{row['sample_id']}.png").read_bytes())
         assert mask.shape == SIZE
         assert (mask == 1).sum() == row["area_disc"]
     assert "Canarybird" not in " ".join(map(str, tmp_path.glob("out_masks/*")))
+
+
+def test_a_dicom_file_gets_a_segmentation_that_refers_to_it_and_names_nobody(loop, tmp_path):
+    pytest.importorskip("highdicom")
+    folder = tmp_path / "files"
+    folder.mkdir()
+    written = []
+    for number in range(2):
+        ds = support.dicom(number, finding=True, name=support.CANARY)
+        ds.Rows, ds.Columns = SIZE
+        pixels = cv2.resize(truths(loop.folder)[1][1 + number], SIZE[::-1])
+        ds.PixelData = (16 * pixels.astype(np.uint16)).tobytes()
+        ds.save_as(folder / f"{support.CANARY} {number}.dcm", enforce_file_format=True)
+        written.append(ds.SOPInstanceUID)
+    predict(BASE, source=folder, output=tmp_path / "out.parquet")
+    table = pd.read_parquet(tmp_path / "out.parquet")
+    found = [pydicom.dcmread(path) for path in sorted((tmp_path / "out_masks").glob("*.dcm"))]
+    assert len(found) == 2
+    assert {ds.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID for ds in found} == {
+        *written
+    }
+    assert {str(ds.PatientID) for ds in found} == set(table["sample_id"])
+    for path in (tmp_path / "out_masks").iterdir():
+        assert support.CANARY.encode() not in path.read_bytes()
+    for ds in found:
+        [sample] = table[table["sample_id"] == str(ds.PatientID)].itertuples()
+        assert ds.SegmentSequence[0].SegmentLabel == "disc"
+        assert int(ds.pixel_array.sum()) == sample.area_disc
 
 
 def test_one_bad_image_costs_the_others_nothing(loop, tmp_path):

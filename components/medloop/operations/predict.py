@@ -56,7 +56,7 @@ def predict(
         address = model if model.startswith("models:/") else _address(registry.get(client, base.model_name, model))
         network = registry.load(address)
     [kind] = network.metadata.signature.inputs.input_names()
-    units, preprocessing = plugins.load(kinds, kind).NOUN, _preprocessing(network)
+    units, card = plugins.load(kinds, kind).NOUN, _card(network)
     expected = inputs.count(source, kind)
     schema = _schema(network.metadata.signature.outputs, paths)
     total, reasons = 0, Counter[str]()
@@ -64,11 +64,15 @@ def predict(
     masked = mask_files.COLUMN in network.metadata.signature.outputs.input_names()
     try:
         with (
-            mask_files.beside(output) if masked else nullcontext() as masks,
+            mask_files.beside(output, card["classes"], address) if masked else nullcontext() as masks,
             _writer(partial, output.suffix, schema) as writer,
         ):
             progress = tqdm(
-                inputs.read(source, kind, preprocessing), total=expected, unit=units, desc="predict", disable=None
+                inputs.read(source, kind, card["preprocessing"]),
+                total=expected,
+                unit=units,
+                desc="predict",
+                disable=None,
             )
             for group in _batches(progress, batch):
                 rows = _rows(network, group, kind)
@@ -88,9 +92,8 @@ def predict(
         partial.unlink(missing_ok=True)
     if reasons:
         raise Refused(_failure(reasons, total, output, units))
-    return f"{total} {units}s predicted by {address}: {output}" + (
-        f", {mask_files.folder_of(output)}" if masked else ""
-    )
+    where = f"{output}, {mask_files.folder_of(output)}{masks.told()}" if masks else output
+    return f"{total} {units}s predicted by {address}: {where}"
 
 
 def _check_writable(output: Path) -> None:
@@ -109,9 +112,9 @@ def _address(version: registry.Version) -> str:
     return f"models:/{version.name}/{version.number}"
 
 
-def _preprocessing(network: Any) -> dict[str, Any]:
-    """Return what the model's card says of its inputs."""
-    return dict(network.unwrap_python_model().model.card["preprocessing"])
+def _card(network: Any) -> dict[str, Any]:
+    """Return the model's card."""
+    return dict(network.unwrap_python_model().model.card)
 
 
 def _schema(outputs: Any, paths: bool) -> pa.Schema:
