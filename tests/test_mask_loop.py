@@ -1,7 +1,9 @@
 """Images with masks go through every stage, become champion, and predict masks of their own size."""
 
+import base64
 import csv
 import json
+from io import StringIO
 from types import SimpleNamespace
 
 import cv2
@@ -179,6 +181,8 @@ def test_the_report_shows_edges_and_sizes_and_nothing_that_identifies(loop):
 
 
 def test_the_served_model_returns_masks_of_the_size_of_each_image(loop):
+    from mlflow.pyfunc.scoring_server import predictions_to_json
+
     from medloop.tracking import registry
 
     served = registry.load(f"models:/{BASE.model_name}/{loop.version}")
@@ -193,6 +197,10 @@ def test_the_served_model_returns_masks_of_the_size_of_each_image(loop):
     assert [mask.shape for mask in found] == sizes
     assert table["area_disc"].tolist() == [float((mask == 1).sum()) for mask in found]
     assert overlap.dice(*overlap.counts(masks[1], found[0], 1))[0] > 0.5
+    answered = StringIO()
+    predictions_to_json(table, answered)  # as a model server does
+    [first, *_] = json.loads(answered.getvalue())["predictions"]
+    assert base64.b64decode(first["mask"]) == table["mask"][0]
     with pytest.raises(ValueError, match="image 1: neither DICOM nor PNG, JPEG or TIFF"):
         served.predict(pd.DataFrame({"image": [cells[0], b"nothing"]}))
 

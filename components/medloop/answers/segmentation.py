@@ -31,7 +31,10 @@ def answer(outputs: np.ndarray, card: Mapping[str, Any]) -> dict[str, np.ndarray
 
 
 def columns(card: Mapping[str, Any]) -> dict[str, str]:
-    """Return name and type of each column: a mask, PNG of class indices (0: none), and the pixels of each class."""
+    """Return name and type of each column: a mask, PNG of class indices (0: none), and the pixels of each class.
+
+    A model server, which answers in JSON, gives the mask as base64.
+    """
     return {"mask": "binary", **{f"area_{name}": "double" for name in card["classes"]}}
 
 
