@@ -5,8 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from medloop import mask_measures as task
 from medloop.pages import segmentation as page
-from medloop.tasks import segmentation as task
 
 ENTRY = {"value": 0.9, "low": 0.85, "high": 0.94, "undefined": 0}
 CHOICE = {

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from medloop.evaluation import plots, wording
-from medloop.tasks.segmentation import FOUND, SIZES_PX, Predictions
+from medloop.mask_measures import FOUND, SIZES_PX, Predictions
 
 BROKEN = 0.0  # Dice
 SMALL_CLASS = 20  # images with a class
