@@ -56,7 +56,7 @@ def plan(arrays: Arrays, section: params.Train, seed: int) -> list[Member]:
             "train.folds must be 0 where recordings are split in time: the neighbours of a window would stand in other "
             "folds; train.members makes a model of several seeds"
         )
-    fold = dealt(whole(arrays), section.folds, seed, len(arrays.classes))
+    fold = dealt(whole(arrays), section.folds, seed)
     found = []
     for i in range(section.folds):
         rows = np.flatnonzero(fold == i)
@@ -70,11 +70,11 @@ def whole(arrays: Arrays) -> Split:
     return _part(arrays, np.arange(len(arrays.train.labels) + len(arrays.val.labels)))
 
 
-def dealt(together: Split, folds: int, seed: int, classes: int = 0) -> np.ndarray:
+def dealt(together: Split, folds: int, seed: int) -> np.ndarray:
     """Return the fold (N,) of each sample: a patient's samples share one, and each fold has its share of every class.
 
     A sample whose patient is unknown counts as a patient of its own, one with several labels for the rarest of them; a
-    mask, of so many `classes`, has the labels of its pixels.
+    mask has the labels of its pixels.
 
     Raises:
         Refused: a class has fewer patients than there are folds.
@@ -83,7 +83,8 @@ def dealt(together: Split, folds: int, seed: int, classes: int = 0) -> np.ndarra
     names = [f"sample {sample}" if patient is None else f"patient {patient}" for patient, sample in known]
     labels = together.labels
     if labels.ndim == MASKS:
-        labels = presence(labels, classes)
+        shown = presence(labels, np.iinfo(labels.dtype).max)
+        labels = shown[:, shown.any(axis=0)]
     fold, fewest = dealing.dealt(names, _classes(labels), folds, seed)
     if labels.ndim > 1:
         having = [np.asarray(names)[column > 0] for column in labels.T]
