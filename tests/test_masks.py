@@ -73,7 +73,7 @@ def test_a_segmentation_says_what_it_is_of_and_holds_the_mask(source):
     found = seg.get_pixels_by_source_instance([source.SOPInstanceUID], combine_segments=True)
     np.testing.assert_array_equal(found[0], drawn())
     described = seg.get_segment_description(1)
-    assert (described.algorithm_type.value, described.algorithm_identification[0].version) == ("AUTOMATIC", "7")
+    assert (described.algorithm_type.value, described.algorithm_identification.version) == ("AUTOMATIC", "7")
     assert masks.dicom_seg(source, np.roll(drawn(), 1), CLASSES) != content
 
 
@@ -97,6 +97,34 @@ def test_a_class_without_a_pixel_makes_no_segment_and_codes_may_be_given(source)
     assert segment.SegmentedPropertyTypeCodeSequence[0].CodeValue == "27925004"
 
 
+def test_a_mask_of_one_frame_of_several(source):
+    """An enhanced image, for whose frames the header says where they lie."""
+    source.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"  # enhanced CT
+    source.FrameOfReferenceUID, source.NumberOfFrames, source.PositionReferenceIndicator = "1.2.9", 3, ""
+    shared, frames = pydicom.Dataset(), []
+    measures, orientation = pydicom.Dataset(), pydicom.Dataset()
+    measures.PixelSpacing, measures.SliceThickness = [0.5, 0.5], 2.0
+    orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
+    for number in range(3):
+        position, frame = pydicom.Dataset(), pydicom.Dataset()
+        position.ImagePositionPatient = [0, 0, 2.0 * number]
+        frame.PlanePositionSequence = [position]
+        frame.add_new(0x00209111, "SQ", [pydicom.Dataset()])
+        frame.FrameContentSequence[0].FrameComments = CANARY
+        frames.append(frame)
+    source.SharedFunctionalGroupsSequence, source.PerFrameFunctionalGroupsSequence = [shared], frames
+    content = masks.dicom_seg(source, drawn(), CLASSES, frame=1, pseudonym="b5c1")
+    assert CANARY.encode() not in content
+    ds = pydicom.dcmread(BytesIO(content))
+    named = [
+        frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedFrameNumber
+        for frame in ds.PerFrameFunctionalGroupsSequence
+    ]
+    assert named == [2, 2]  # counted from 1, a frame for each class
+    np.testing.assert_array_equal(ds.pixel_array, np.stack([drawn() == 1, drawn() == 2]))
+
+
 def test_one_message_for_what_cannot_be_written(source):
     with pytest.raises(Refused, match="an empty mask makes no DICOM segmentation"):
         masks.dicom_seg(source, np.zeros((40, 40), np.uint8), CLASSES)
@@ -107,6 +135,10 @@ def test_one_message_for_what_cannot_be_written(source):
     with pytest.raises(Refused, match="mask must hold 0 to 1, got 2"):
         masks.dicom_seg(source, drawn(), CLASSES[:1])
     source.NumberOfFrames = 2
+    with pytest.raises(
+        Refused, match=r"mask must be \(2, 40, 40\) like its image .frames, rows, columns., got \(40, 40\)"
+    ):
+        masks.dicom_seg(source, drawn(), CLASSES, frame=2)
     with pytest.raises(Refused, match="has several frames and no FrameOfReferenceUID"):
         masks.dicom_seg(source, np.stack([drawn(), drawn()]), CLASSES)
     del source.SeriesInstanceUID, source.NumberOfFrames

@@ -71,6 +71,7 @@ def dicom_seg(
     mask: np.ndarray,
     classes: Sequence[str],
     *,
+    frame: int | None = None,
     model: str = "medloop",
     version: str = "0",
     pseudonym: str | None = None,
@@ -85,6 +86,7 @@ def dicom_seg(
         source: the image, of one frame or of several.
         mask: (H, W) uint8, or (frames, H, W); 0 for the background, i for classes[i - 1].
         classes: names of the segments.
+        frame: the one that a mask (H, W) is of, counted from 0, where the image has several.
         model: what made the mask.
         version: of the model.
         pseudonym: stands for the name and the id of the patient; what else tells of the patient is left out.
@@ -99,6 +101,8 @@ def dicom_seg(
 
     told = _told(source, pseudonym)
     frames, size = int(source.get("NumberOfFrames") or 1), (int(source.Rows), int(source.Columns))
+    if frame is not None and mask.shape == size and 0 <= frame < frames:
+        mask = np.stack([mask if each == frame else np.zeros_like(mask) for each in range(frames)])
     if mask.reshape(-1, *mask.shape[-2:]).shape != (frames, *size):
         raise Refused(f"mask must be {(frames, *size)} like its image (frames, rows, columns), got {mask.shape}")
     if frames > 1 and not source.get("FrameOfReferenceUID"):
