@@ -418,3 +418,20 @@ def test_the_module_stands_alone():
 def test_an_image_that_is_all_length_is_refused_before_it_is_padded():
     with pytest.raises(imaging.Unreadable, match="one side is more than 50 times the other"):
         imaging.fit(np.zeros((1, 20_000), np.uint8), 8, size_px=(28, 28), channels=1)
+
+
+@pytest.mark.parametrize("size", [(20, 30), (40, 30), (97, 13), (256, 256), (7, 5)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_mask_is_fitted_as_its_image_is_larger_or_smaller(size, dtype):
+    """Halves of 0 and 200: the border comes to the same place in both, and no value comes that was not there."""
+    rows, columns = np.indices(size)
+    mask = np.where(rows + columns < sum(size) / 2, 0, 200).astype(dtype)
+    fitted = imaging.fit_mask(mask, (64, 48))
+    image = imaging.fit(mask.astype(np.uint8), 8, size_px=(64, 48), channels=1)[..., 0]
+    assert (fitted.shape, fitted.dtype) == ((64, 48), dtype)
+    assert set(np.unique(fitted)) <= {0, 200}
+    certain = (image < 20) | (image > 180)
+    assert certain.mean() > 0.8
+    assert ((fitted > 100) == (image > 100))[certain].mean() > 0.995
+    np.testing.assert_array_equal(imaging.fit_mask(fitted, (64, 48)), fitted)
+    assert imaging.shrunk(size, (64, 48)) == pytest.approx((max(size[0], size[1] * 64 / 48) / 64,) * 2, abs=0.02)

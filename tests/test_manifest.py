@@ -55,3 +55,33 @@ def test_another_schema_version_is_refused_with_what_to_do(tmp_path):
 def test_a_missing_manifest_is_refused(tmp_path):
     with pytest.raises(Refused, match="no manifest"):
         manifest.read(tmp_path)
+
+
+def test_masks_and_instance_maps_come_back_and_may_be_absent(tmp_path):
+    values, writer = np.arange(15, dtype=np.uint8).reshape(3, 5), manifest.ShardWriter(tmp_path)
+    mask, objects = (values % 3).astype(np.uint8), values.astype(np.uint16) * 300
+    layers = [(mask, objects), (mask, None), (None, None)]
+    rows = [row(writer.add(values, *each), values, box_labels=["a", "b"]) for each in layers]
+    writer.close()
+    manifest.write(rows, manifest.Facts(("a", "b"), "masks", masks=True), tmp_path)
+    table, facts = manifest.read(tmp_path)
+    store = manifest.Values(tmp_path)
+    assert facts.masks
+    assert list(table["box_labels"][0]) == ["a", "b"]
+    for got, wanted in zip(table.itertuples(), layers, strict=True):
+        for found, layer in zip((store.mask(got), store.instances(got)), wanted, strict=True):
+            assert (found is None) == (layer is None)
+            if layer is not None:
+                np.testing.assert_array_equal(found, layer)
+                assert found.dtype == layer.dtype
+
+
+def test_columns_that_came_later_are_null_in_an_older_manifest(tmp_path):
+    writer = manifest.ShardWriter(tmp_path)
+    manifest.write([row(writer.add(np.zeros((2, 2), np.uint8)), np.zeros((2, 2), np.uint8))], FACTS, tmp_path)
+    writer.close()
+    path = tmp_path / "manifest.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["box_labels", "instances_offset"]), path)
+    table, _ = manifest.read(tmp_path)
+    assert table.columns.tolist() == manifest.SCHEMA.names
+    assert manifest.Values(tmp_path).instances(table.iloc[0]) is None

@@ -332,6 +332,57 @@ def test_labels_masks_and_boxes_agree(samples: list[sources.Sample]):
         assert not (sample.mask & ~inside).any()
 
 
+def test_the_shadow_of_a_lung_is_where_a_ray_passes_enough_of_it(patients: list[anatomy.Patient]):
+    """Walk along a few hundred rays and ask of each place whether it lies in the lung, and in nothing else there."""
+    size, rng = 96, np.random.default_rng(0)
+    for patient in patients[:2]:
+        study = radiograph.study(patient, 0, SEED)
+        shadows = radiograph.lungs(patient, study, size)
+        back = np.linalg.inv(study.to_room)
+        source = np.array([0.0, radiograph.SOURCE_MM, radiograph.CENTRE_MM])
+        for row, column in rng.integers(0, size, (300, 2)):
+            across, up = ((np.array([column, size - 1 - row]) + 0.5) * 384 / size - 192).tolist()
+            way = np.array([across, radiograph.DETECTOR_MM, radiograph.CENTRE_MM + up]) - source
+            steps = np.linspace(0.75, 1, 1000)[:, None]  # half a millimetre
+            places = (source + way * steps - study.shift) @ back.T
+            domes = [dome.moved((0, 0, study.diaphragm_mm)) for dome in patient.domes]
+            for side, shadow in enumerate(shadows):
+                inside = patient.lungs[side].holds(places)
+                for other in (*patient.organs, domes[side]):
+                    inside &= ~other.holds(places)
+                length = inside.sum() * np.linalg.norm(way) * 0.25 / 999
+                if abs(length - radiograph.LUNG_MM) > 2:
+                    assert shadow[row, column] == (length > radiograph.LUNG_MM)
+
+
+@pytest.mark.parametrize(
+    ("masks", "classes"), [("nodules", ("nodule",)), ("lungs", ("lung",)), ("both", ("lung", "nodule"))]
+)
+def test_masks_take_the_place_of_labels(masks, classes, samples):
+    options = SMALL.model_copy(update={"masks": masks})
+    assert phantom.facts(Path(), options) == {"masks": True, "boxes": True, "classes": classes}
+    drawn = [sample for item in phantom.items(Path(), options, seed=SEED) for sample in item.read()]
+    for sample, labelled in zip(drawn, samples, strict=True):
+        np.testing.assert_array_equal(sample.values, labelled.values)
+        assert sample.label is None
+        assert set(np.unique(sample.mask)) <= set(range(1 + len(classes)))
+        assert set(sample.box_labels) <= set(classes)
+        np.testing.assert_array_equal(sample.mask > 0, sample.instances > 0)
+        assert len(sample.boxes) == len(np.unique(sample.instances)) - 1
+        if "nodule" in classes:
+            nodule = sample.mask == classes.index("nodule") + 1
+            np.testing.assert_array_equal(nodule, np.zeros_like(nodule) if labelled.mask is None else labelled.mask > 0)
+        if "lung" in classes:
+            assert sample.box_labels[:2] == ("lung", "lung")
+            assert 0.1 < (sample.mask > 0).mean() < 0.6
+    assert any(not sample.mask.any() for sample in drawn) == (masks == "nodules")
+
+
+def test_masks_and_findings_exclude_each_other():
+    with pytest.raises(ValueError, match="masks take the place of labels, got masks lungs and labels size"):
+        Options(masks="lungs", labels="size")
+
+
 # The detector
 
 

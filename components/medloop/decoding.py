@@ -69,26 +69,27 @@ class Decoding:
             listing.add(name, item.row)
             if not self.shard.owns(name):
                 continue
-            md5 = self.digests.get(item.file) if item.file else None
-            version = reuse.version(self.pseudonyms, md5, item.row)
-            rows = self.earlier.rows(name, version, item.key)
-            if rows is None:
+            files = () if item.file is None else (item.file, *item.beside)
+            version = reuse.version(self.pseudonyms, [self.digests.get(file) for file in files], item.row)
+            taken = self.earlier.entry(name, position, version, item.key)
+            if taken is None:
                 started.append(Entry(name, position, version, item.key))
                 yield item
             else:
-                yield Entry(name, position, version, item.key, rows, taken=True)
+                yield taken
 
     def _decoded(self, entry: Entry, read: reading.Read) -> Entry:
         rows = [self._row(each, entry) for each in read.samples]
-        return Entry(entry.item, entry.position, entry.version, entry.key, rows, read.reason)
+        flaws = tuple(flaw for each in read.samples for flaw in each.sample.flaws)
+        return Entry(entry.item, entry.position, entry.version, entry.key, rows, read.reason, flaws)
 
     def _row(self, digested: reading.Digested, entry: Entry) -> Row:
         sample = digested.sample
         key = sample.key if entry.version is None else entry.key
-        group = sample.patient_id or digested.content_sha256
+        group = sample.patient_id or sample.group or digested.content_sha256
         columns = _columns(digested, self.section.source, self.pseudonyms)
         columns["split"] = sample.split or side(group, self.section.split)
-        return Row(columns, sample.values, sample.mask, key, sample.split is not None)
+        return Row(columns, sample.values, sample.mask, sample.instances, key, sample.split is not None)
 
 
 def recipe(base: params.Base, section: params.Ingest, source: ModuleType, options: params.Section) -> str:
@@ -143,4 +144,5 @@ def _columns(digested: reading.Digested, source: str, pseudonyms: privacy.Pseudo
         "unit": sample.unit,
         "start": sample.start,
         "boxes": None if sample.boxes is None else [list(box) for box in sample.boxes],
+        "box_labels": None if sample.box_labels is None else list(sample.box_labels),
     }

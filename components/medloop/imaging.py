@@ -3,7 +3,8 @@
 Stands alone: it is shipped inside every registered model, where there is no medloop.
 """
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -133,6 +134,50 @@ def fit(
     image = (image - low) * (255.0 / (high - low)) if high > low else np.zeros_like(image)
     image = np.floor(np.clip(image, 0, 255) + 0.5).astype(np.uint8)
     return image.reshape(*size_px, channels)
+
+
+def windows(
+    pixels: np.ndarray, bit_depth: int, preprocessing: Mapping[str, Any]
+) -> tuple[np.ndarray, list[tuple[int, int]]]:
+    """Return an image (H, W, C) uint8 at its own size, and (top, left) of the windows of `size_px` that cover it.
+
+    Below and right of an image that is smaller than a window stands its least gray level.
+
+    Raises:
+        ValueError: as `fit`.
+    """
+    size = preprocessing["size_px"]
+    more = [max(0, side - have) for side, have in zip(size, pixels.shape[:2], strict=True)]
+    margins = [(0, more[0]), (0, more[1]), (0, 0)]
+    large = np.pad(pixels, margins[: pixels.ndim], constant_values=pixels.min()) if any(more) else pixels
+    wanted = {name: preprocessing[name] for name in ("channels", "clip_percentiles")}
+    image = fit(large, bit_depth, size_px=(large.shape[0], large.shape[1]), **wanted)
+    return image, places(image.shape[:2], size, preprocessing["overlap"])
+
+
+def places(size: Sequence[int], window: Sequence[int], overlap: float) -> list[tuple[int, int]]:
+    """Return (top, left) of windows that cover an image, each over its neighbours by `overlap` (a share) or more.
+
+    One that is larger than the image begins where the image does.
+    """
+    starts = []
+    for have, side in zip(size, window, strict=True):
+        left = max(0, have - side)
+        steps = math.ceil(left / max(1, side - round(overlap * side)))
+        starts.append([int(place) for place in np.rint(np.linspace(0, left, 1 + steps))])
+    return [(top, left) for top in starts[0] for left in starts[1]]
+
+
+def fit_mask(mask: np.ndarray, size_px: tuple[int, ...]) -> np.ndarray:
+    """Return a mask or instance map (H, W) under its image that `fit` made: the nearest value, 0 where it is padded."""
+    padded = np.pad(mask, _margins(mask.shape, size_px))
+    return cv2.resize(padded, (size_px[1], size_px[0]), interpolation=cv2.INTER_NEAREST_EXACT)
+
+
+def shrunk(size: tuple[int, ...], size_px: tuple[int, ...]) -> tuple[float, float]:
+    """Return how many of its rows and of its columns an image of `size` has for each that `fit` makes of them."""
+    (above, below), (left, right) = _margins(size, size_px)
+    return (above + size[0] + below) / size_px[0], (left + size[1] + right) / size_px[1]
 
 
 def perceptual_hash(pixels: np.ndarray) -> int:
@@ -338,13 +383,18 @@ def _range(pixels: np.ndarray, bit_depth: int, percentiles: tuple[float, float])
 
 def _pad(pixels: np.ndarray, size_px: tuple[int, int]) -> np.ndarray:
     """Return `pixels` in the middle of the smallest image around them that has the aspect ratio of `size_px`."""
-    height, width = pixels.shape[:2]
+    margins = [*_margins(pixels.shape, size_px), (0, 0)]
+    if not np.any(margins):
+        return pixels
+    return np.pad(pixels, margins[: pixels.ndim], constant_values=pixels.min())
+
+
+def _margins(size: tuple[int, ...], size_px: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Return how many rows and how many columns `fit` adds on both sides."""
+    height, width = size[:2]
     rows = max(height, round(width * size_px[0] / size_px[1])) - height
     columns = max(width, round(height * size_px[1] / size_px[0])) - width
-    if not rows and not columns:
-        return pixels
-    sides = [(rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2), (0, 0)]
-    return np.pad(pixels, sides[: pixels.ndim], constant_values=pixels.min())
+    return [(rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)]
 
 
 def _resize(image: np.ndarray, size_px: tuple[int, int]) -> np.ndarray:

@@ -3,6 +3,7 @@
 Stands alone: it is shipped inside every registered model, where there is no medloop.
 """
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,11 @@ class Network:
         self._input, self.dtype = only.name, DTYPES[only.type]
 
     def outputs(self, arrays: np.ndarray, batch_size: int = 256) -> np.ndarray:
-        """Return (N, outputs) float32 for arrays (N, ...) of `dtype`."""
-        batches = range(0, len(arrays), batch_size)
-        parts = [self._session.run(None, {self._input: np.asarray(arrays[i : i + batch_size])})[0] for i in batches]
+        """Return (N, outputs) float32, or maps (N, H, W, outputs), for arrays (N, ...) of `dtype`."""
+        parts = list(self.parts(arrays, batch_size))
         return np.concatenate(parts) if len(parts) > 1 else parts[0]
+
+    def parts(self, arrays: np.ndarray, batch_size: int) -> Iterator[np.ndarray]:
+        """Yield the outputs of `batch_size` arrays after the other: those of all may be too large to hold."""
+        for first in range(0, len(arrays), batch_size):
+            yield self._session.run(None, {self._input: np.asarray(arrays[first : first + batch_size])})[0]

@@ -75,5 +75,5 @@ def _entries(folder: Path, names: Mapping[str, str]) -> Generator[Entry]:
     stored = Stored(folder, SAMPLES)
     for each in stored.each():
         key = names.get(each["item"], UNNAMED)
-        rows = stored.rows(each, key)
-        yield Entry(each["item"], each["position"], each["version"], key, rows, each["reason"])
+        rows, flaws = stored.rows(each, key), tuple(each["flaws"])
+        yield Entry(each["item"], each["position"], each["version"], key, rows, each["reason"], flaws)

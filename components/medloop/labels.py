@@ -1,7 +1,7 @@
 """Label tables: a CSV that says which file, or which patient, has which label."""
 
 import csv
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated
@@ -27,7 +27,7 @@ OPTIONAL = ("patient_id", "site", "sex", "age_years", "split")
 class Row:
     """A row of a label table; None stands for an empty cell or a missing column."""
 
-    label: str
+    label: str | None = None
     patient_id: str | None = None
     site: str | None = None
     sex: str | None = None  # F, M or O
@@ -35,41 +35,45 @@ class Row:
     split: str | None = None  # train, val or test
 
 
-def read(path: Path, key: str, *, several: bool = False) -> dict[str, Row]:
+def read(path: Path, key: str, *, several: bool = False, labelled: bool = True) -> dict[str, Row]:
     """Return the rows of a CSV by their column `key`; `path` stands for files below a folder, written with slashes.
 
-    With `several` a label is several of them, joined by "|", or none: an empty cell.
+    With `several` a label is several of them, joined by "|", or none: an empty cell. Unless `labelled` there are none.
 
     Raises:
         Refused: no such file, a column missing, a row with too many or too few cells, two rows with one key, a cell
             that cannot be; the message names the line, for a cell may hold a patient's name.
     """
     rows: dict[str, Row] = {}
-    for line, cells in _records(path, key):
+    for line, cells in records(path, (key, "label") if labelled else (key,)):
         name = cells[key]
         name = str(PurePosixPath(name)) if key == "path" else name
         if name in rows:
             raise Refused(f"{path}, line {line}: a second row for the same {key}")
-        rows[name] = _row(cells, f"{path}, line {line}", several)
+        rows[name] = _row(cells, f"{path}, line {line}", several, labelled)
     return rows
 
 
-def _records(path: Path, key: str) -> Iterator[tuple[int, dict[str, str]]]:
-    """Yield the number and the cells of each line below the header; empty lines are none."""
+def records(path: Path, wanted: Sequence[str]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield the number and the cells of each line below the header, where `wanted` stand; empty lines are none.
+
+    Raises:
+        Refused: no such file, a column missing, a line with too many or too few cells.
+    """
+    named = " and ".join(filter(None, (", ".join(wanted[:-1]), wanted[-1])))
+    columns = f"{'column' if len(wanted) == 1 else 'columns'} {named}"
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, skipinitialspace=True, strict=True)
             lines = [(reader.line_num, [cell.strip() for cell in cells]) for cells in reader if cells]
     except FileNotFoundError:
-        raise Refused(f"no label table {path}: it must have the columns {key} and label") from None
+        raise Refused(f"no label table {path}: it must have the {columns}") from None
     except (ValueError, OSError, csv.Error) as error:  # they may quote the file
         raise Refused(f"{path} is no readable CSV in UTF-8 ({type(error).__name__})") from None
     header = lines[0][1] if lines else []
-    if absent := [column for column in (key, "label") if column not in header]:
+    if absent := [column for column in wanted if column not in header]:
         hint = "; separate with commas" if len(header) == 1 and set(header[0]) & {";", "\t"} else ""
-        raise Refused(
-            f"{path} must have the columns {key} and label, its first line has no {' and '.join(absent)}{hint}"
-        )
+        raise Refused(f"{path} must have the {columns}, its first line has no {' and '.join(absent)}{hint}")
     for line, cells in lines[1:]:
         if len(cells) != len(header):
             raise Refused(
@@ -105,11 +109,11 @@ def match(keys: Mapping[str, str], rows: Mapping[str, Row], table: Path) -> None
     )
 
 
-def _row(cells: Mapping[str, str], where: str, several: bool) -> Row:
-    given = {column: cells[column] for column in ("label", *OPTIONAL) if cells.get(column)}
+def _row(cells: Mapping[str, str], where: str, several: bool, labelled: bool) -> Row:
+    given = {column: cells[column] for column in (*["label"][: int(labelled)], *OPTIONAL) if cells.get(column)}
     if several:
         given["label"] = "|".join(dict.fromkeys(filter(None, map(str.strip, cells["label"].split("|")))))
-    if "label" not in given:
+    if labelled and "label" not in given:
         raise Refused(f"{where}: the label is empty")
     if given.get("sex", "F") not in ("F", "M", "O"):
         raise Refused(f"{where}: sex must be F, M or O")

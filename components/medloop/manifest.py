@@ -49,6 +49,8 @@ SCHEMA = pa.schema(
         pa.field("offset", pa.int64(), nullable=False),  # bytes
         pa.field("mask_offset", pa.int64()),  # bytes; (H, W) uint8 in the same shard
         pa.field("boxes", pa.list_(pa.list_(pa.int32(), 4))),  # x0, y0, x1, y1 in pixels, ends exclusive
+        pa.field("box_labels", pa.list_(pa.string())),  # the class of each box
+        pa.field("instances_offset", pa.int64()),  # bytes; (H, W) uint16 in the same shard
     ]
 )
 
@@ -57,7 +59,7 @@ SCHEMA = pa.schema(
 class Facts:
     """What holds for the whole table."""
 
-    classes: tuple[str, ...]  # in label order; none: a number is predicted
+    classes: tuple[str, ...]  # in label order; none: a number is predicted; of masks, those of the foreground
     source: str
     kind: str = "image"  # of sample, a file of medloop/kinds
     variables: tuple[str, ...] = ()  # names of the values, where each has one: genes, findings
@@ -65,6 +67,8 @@ class Facts:
     question: str | None = None  # the clinical one, that the data set stands for
     simulated: bool = False
     multi_label: bool = False
+    masks: bool = False  # every sample has one, whose value i stands for classes[i - 1], 0 for none of them
+    boxes: bool = False  # every sample has a list of them, and `box_labels` are of the classes
     ordered: bool = False  # the classes are grades, from the lowest to the highest
     official_split: bool = False
     split_in_time: bool = False  # recordings are cut: a patient may stand on two sides, a moment may not
@@ -88,7 +92,7 @@ def read(folder: Path) -> tuple[pd.DataFrame, Facts]:
     """Return the table and the facts in `folder`.
 
     Raises:
-        Refused: there is no manifest, or it has another schema version.
+        Refused: there is no manifest, or it has another schema version. Columns that came later are null.
     """
     path = folder / "manifest.parquet"
     if not path.exists():
@@ -100,6 +104,9 @@ def read(folder: Path) -> tuple[pd.DataFrame, Facts]:
             f"{path} has schema version {about.get('schema_version')}, this medloop reads {SCHEMA_VERSION}: "
             "run `medloop ingest` again"
         )
+    for field_ in SCHEMA:
+        if field_.name not in table.column_names and field_.nullable:
+            table = table.append_column(field_, pa.nulls(len(table), field_.type))
     facts = json.loads(about["facts"])
     facts.update(classes=tuple(facts["classes"]), variables=tuple(facts.get("variables", ())))
     return table.to_pandas(), Facts(**facts)
@@ -114,17 +121,20 @@ class ShardWriter:
         self._count = 0
         (folder / "shards").mkdir(parents=True, exist_ok=True)
 
-    def add(self, values: np.ndarray, mask: np.ndarray | None = None) -> dict[str, Any]:
+    def add(
+        self, values: np.ndarray, mask: np.ndarray | None = None, instances: np.ndarray | None = None
+    ) -> dict[str, Any]:
         """Append one sample, and return the columns that say where it is."""
         if self._file is None or self._file.tell() >= self._limit:
             self.close()
             self._file = (self._folder / "shards" / f"{self._count:05}.bin").open("wb")
             self._count += 1
-        place = {"shard": f"shards/{self._count - 1:05}.bin", "offset": self._file.tell(), "mask_offset": None}
+        place = {"shard": f"shards/{self._count - 1:05}.bin", "offset": self._file.tell()}
         self._file.write(np.ascontiguousarray(values).data)
-        if mask is not None:
-            place["mask_offset"] = self._file.tell()
-            self._file.write(np.ascontiguousarray(mask, np.uint8).data)
+        for name, layer, dtype in (("mask_offset", mask, np.uint8), ("instances_offset", instances, np.uint16)):
+            place[name] = None if layer is None else self._file.tell()
+            if layer is not None:
+                self._file.write(np.ascontiguousarray(layer, dtype).data)
         return place
 
     def close(self) -> None:
@@ -148,13 +158,20 @@ class Values:
 
     def mask(self, row: Any) -> np.ndarray | None:
         """Return (H, W) uint8, or None for a sample without a mask."""
-        if pd.isna(row.mask_offset):
-            return None
-        return self._view(row.shard, int(row.mask_offset), np.dtype(np.uint8), self[row].shape[:2])
+        return self._layer(row, row.mask_offset, np.dtype(np.uint8))
+
+    def instances(self, row: Any) -> np.ndarray | None:
+        """Return (H, W) uint16, 0 where there is no object, else its number; None where nobody told objects apart."""
+        return self._layer(row, row.instances_offset, np.dtype(np.uint16))
 
     def each(self, table: pd.DataFrame) -> Iterator[np.ndarray]:
         """Yield the values of each row of `table`, in order."""
         return (self[row] for row in table.itertuples())
+
+    def _layer(self, row: Any, offset: float | None, dtype: np.dtype) -> np.ndarray | None:
+        if offset is None or pd.isna(offset):
+            return None
+        return self._view(row.shard, int(offset), dtype, row.shape[:2])
 
     def _view(self, shard: str, offset: int, dtype: np.dtype, shape: Iterable[int]) -> np.ndarray:
         if shard not in self._shards:

@@ -25,6 +25,7 @@ ITEM_COLUMNS = pa.schema(
         pa.field("position", pa.int64(), nullable=False),  # in the source's list
         pa.field("version", pa.string()),  # keyed digest of its file and label; null: it has no file of its own
         pa.field("reason", pa.string()),  # why it was rejected
+        pa.field("flaws", pa.list_(pa.string()), nullable=False),  # of one that was taken nevertheless
         pa.field("samples", pa.list_(pa.string()), nullable=False),  # sample_id of each
         pa.field("official", pa.int32(), nullable=False),  # how many of them the source itself gave a side
     ]
@@ -38,6 +39,7 @@ class Row:
     columns: dict[str, Any]
     values: np.ndarray
     mask: np.ndarray | None
+    instances: np.ndarray | None
     key: str  # raw, for the private list
     official: bool  # the source itself gave its side
 
@@ -52,6 +54,7 @@ class Entry:
     key: str  # raw, for the private list
     rows: Iterable[Row] = ()
     reason: str | None = None
+    flaws: tuple[str, ...] = ()  # of an item that was taken nevertheless
     taken: bool = False  # over from earlier samples
 
 
@@ -63,6 +66,7 @@ class Packed:
     items: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in ITEM_COLUMNS.names})
     keys: list[str] = field(default_factory=list)  # one a sample, raw
     rejected: list[tuple[str, str, str]] = field(default_factory=list)  # pseudonym, reason, raw key
+    flawed: list[tuple[str, str, str]] = field(default_factory=list)  # likewise, of items that were taken
     taken: int = 0  # items whose samples were taken over
 
     @property
@@ -99,18 +103,20 @@ def pack(entries: Generator[Entry], folder: Path, total: int | None) -> Packed:
                 if sample in seen:
                     _refuse_twin(sample, seen[sample], row.key)
                 seen[sample] = row.key
-                placed = row.columns | writer.add(row.values, row.mask)
+                placed = row.columns | writer.add(row.values, row.mask, row.instances)
                 for name, values in packed.columns.items():
                     values.append(placed[name])
                 packed.keys.append(row.key)
                 samples.append(sample)
                 official += row.official
             known = {"item": entry.item, "position": entry.position, "version": entry.version, "reason": entry.reason}
-            for name, value in (known | {"samples": samples, "official": official}).items():
+            made = {"flaws": list(entry.flaws), "samples": samples, "official": official}
+            for name, value in (known | made).items():
                 packed.items[name].append(value)
             packed.taken += entry.taken
             if entry.reason is not None:
                 packed.rejected.append((entry.item, entry.reason, entry.key))
+            packed.flawed += [(entry.item, flaw, entry.key) for flaw in entry.flaws]
     return packed
 
 
@@ -140,16 +146,17 @@ class Stored:
         for number, sample in enumerate(item["samples"]):
             columns = self._rows.slice(self._places[sample], 1).to_pylist()[0]
             place = SimpleNamespace(**columns)
-            yield Row(columns, self._values[place], self._values.mask(place), key, number < item["official"])
+            layers = self._values.mask(place), self._values.instances(place)
+            yield Row(columns, self._values[place], *layers, key, number < item["official"])
 
 
 def check(packed: Packed, section: params.Ingest) -> None:
-    """Write the private list of rejects.
+    """Write the private list of rejects, and of what was taken with a flaw.
 
     Raises:
         Refused: nothing was found, or more than `ingest.max_rejected` could not be read.
     """
-    where = privacy.list_privately(packed.rejected)
+    where = privacy.list_privately([*packed.rejected, *packed.flawed])
     if not packed.count:
         raise Refused(f"the source {section.source} found nothing in {section.root}")
     share = len(packed.rejected) / packed.count

@@ -5,17 +5,22 @@ import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from medloop import models, plugins, tasks
 from medloop.errors import Refused
 
 KINDS = "KINDS"  # of a task: the kinds of sample that it takes
 TAKES = "TAKES"  # of an architecture, likewise
+GIVES = "GIVES"  # of both: what a network gives of each sample, "numbers" where a file declares nothing, or "map"
 IMAGES = ("image",)  # where a file declares nothing
+NUMBERS = "numbers"
+_SAID = {NUMBERS: "a few numbers of each sample", "map": "a map of each image"}
 
 
 def check(task: str, kind: str, architectures: Sequence[str] = ()) -> None:
-    """Raise Refused, listing what fits, where a task or an architecture does not take samples of a kind.
+    """Raise Refused, listing what fits, where a task or an architecture does not take samples of a kind, or where a
+    network does not give what the task needs.
 
     What does not exist is left to who loads it.
     """
@@ -29,14 +34,37 @@ def check(task: str, kind: str, architectures: Sequence[str] = ()) -> None:
                 f"architecture {architecture} does not take samples of kind {kind} (task {task}); architectures that "
                 f"do: {_listed(fit)}; set train.architectures"
             )
+        if task in plugins.names(tasks) and architecture in plugins.names(models):
+            _check_given(task, architecture)
+
+
+def _check_given(task: str, architecture: str) -> None:
+    wanted = given(tasks, task)
+    if given(models, architecture) != wanted:
+        fit = [name for name in plugins.names(models) if given(models, name) == wanted]
+        raise Refused(
+            f"task {task} needs networks that give {_SAID[wanted]}, architecture {architecture} does not; "
+            f"architectures that do: {_listed(fit)}; set train.architectures"
+        )
 
 
 def declared(package: ModuleType, name: str, constant: str, default: Sequence[str]) -> tuple[str, ...]:
     """Return the names that a plug-in assigns to `constant`, else `default`."""
+    found = _assigned(package, name, constant)
+    return tuple(default if found is None else found)
+
+
+def given(package: ModuleType, name: str) -> str:
+    """Return what the networks of a task, or of an architecture, give: "numbers" or "map"."""
+    return _assigned(package, name, GIVES) or NUMBERS
+
+
+def _assigned(package: ModuleType, name: str, constant: str) -> Any:
+    """Return what a plug-in assigns to `constant`, or None."""
     for node in ast.parse(source(package, name).read_text()).body:
         if isinstance(node, ast.Assign) and [getattr(target, "id", None) for target in node.targets] == [constant]:
-            return tuple(ast.literal_eval(node.value))
-    return tuple(default)
+            return ast.literal_eval(node.value)
+    return None
 
 
 def source(package: ModuleType, name: str) -> Path:

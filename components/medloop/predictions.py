@@ -64,5 +64,10 @@ def labels_of(table: pd.DataFrame) -> np.ndarray:
 
 
 def drawn_together(table: pd.DataFrame) -> pd.Series:
-    """Return what the bootstrap draws as one: the block of a recording that is split in time, else the patient."""
-    return table["block"] if "block" in table else table["patient_id"]
+    """Return what the bootstrap draws as one: the block of a recording that is split in time, else the patient.
+
+    Windows of an image whose patient is unknown stay together.
+    """
+    if "block" in table:
+        return table["block"]
+    return table["patient_id"].fillna(table["sample_id"]) if "top" in table else table["patient_id"]

@@ -1,7 +1,7 @@
 """Takes over from earlier samples what would come out the same: same file, label, options, key and code."""
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 
 from medloop import packing, privacy, provenance
@@ -10,9 +10,11 @@ from medloop.errors import Refused
 log = logging.getLogger(__name__)
 
 
-def version(pseudonyms: privacy.Pseudonyms, md5: str | None, row: object) -> str | None:
-    """Return a keyed digest of what an item is read from; None where it is no file of its own."""
-    return None if md5 is None else pseudonyms.of("version", f"{md5} {row!r}")
+def version(pseudonyms: privacy.Pseudonyms, md5s: Sequence[str | None], row: object) -> str | None:
+    """Return a keyed digest of the files that an item is read from; None where it has none, or one is not at hand."""
+    if not md5s or None in md5s:
+        return None
+    return pseudonyms.of("version", f"{' '.join(map(str, md5s))} {row!r}")
 
 
 class Earlier:
@@ -35,10 +37,12 @@ class Earlier:
             return
         self._places = {item: place for place, item in enumerate(self._stored.items["item"].to_pylist())}
 
-    def rows(self, item: str, version: str | None, key: str) -> Iterable[packing.Row] | None:
-        """Return the rows of an item, None where it has to be read; `key` names it in the private list."""
+    def entry(self, item: str, position: int, version: str | None, key: str) -> packing.Entry | None:
+        """Return what came of an item, None where it has to be read; `key` names it in the private list."""
         if version is None or item not in self._places:
             return None
         found = self._stored.item(self._places[item])
-        same = found["version"] == version and found["reason"] is None and self._stored.holds(found)
-        return self._stored.rows(found, key) if same else None
+        if found["version"] != version or found["reason"] is not None or not self._stored.holds(found):
+            return None
+        rows, flaws = self._stored.rows(found, key), tuple(found["flaws"])
+        return packing.Entry(item, position, version, key, rows, flaws=flaws, taken=True)

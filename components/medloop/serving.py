@@ -9,10 +9,12 @@ import hashlib
 import importlib.util
 import json
 import os
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -21,6 +23,8 @@ from mlflow.pyfunc import PythonModel
 
 DIGESTS = "digests.json"  # file name: sha256, of everything else in the folder
 THREADS = max(1, min(8, len(os.sched_getaffinity(0))))
+BATCH = 256  # arrays at once, of a network that gives a few numbers of each
+T = TypeVar("T")
 
 
 class Model:
@@ -46,23 +50,25 @@ class Model:
         Raises:
             ValueError: it cannot be read, or has another form; the message holds nothing that the file says.
         """
-        try:
+        with self._without_patients():
             array: np.ndarray = self._decoder.as_input(content, self.card["preprocessing"])
-        except self._decoder.Unreadable as error:
-            raise ValueError(str(error)) from None
-        except Exception as error:  # pydicom's messages may quote the header, and so the patient
-            raise ValueError(f"cannot be decoded ({type(error).__name__})") from None
         return array
+
+    def answer(self, contents: list[bytes]) -> dict[str, np.ndarray]:
+        """Return what the model says of encoded samples; raise ValueError that names the first bad one by its place.
+
+        A mask has the size of its own image, whatever that of the network's input is.
+        """
+        return self.masks(contents) if hasattr(self._answer, "mask") else self.predict(self.read_all(contents))
 
     def read_all(self, contents: list[bytes]) -> np.ndarray:
         """Return encoded samples as (N, ...); raise ValueError that names the first bad one by its place."""
-        read = map(self._tried, contents) if len(contents) < 2 * THREADS else self._pool.map(self._tried, contents)
-        arrays = []
-        for place, array in enumerate(read):
-            if isinstance(array, ValueError):
-                raise ValueError(f"{self.card['kind']} {place}: {array}")
-            arrays.append(array)
-        return np.stack(arrays)
+        return np.stack(list(self._each(self.read, contents)))
+
+    def masks(self, contents: list[bytes]) -> dict[str, np.ndarray]:
+        """Return the columns of a mask of each encoded image, a few of which are in memory at a time."""
+        found = list(self._each(self._mask, contents))
+        return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 
     def predict(self, arrays: np.ndarray) -> dict[str, np.ndarray]:
         """Return what the model says of arrays (N, ...), as its task puts it: probabilities and a decision."""
@@ -71,14 +77,44 @@ class Model:
             raise ValueError(
                 f"{self.card['kind']}s must be (N, {wanted}) {self._network.dtype}, got {arrays.shape} {arrays.dtype}"
             )
-        answer: dict[str, np.ndarray] = self._answer.answer(self._network.outputs(arrays), self.card)
+        at_once = getattr(self._answer, "WINDOWS", BATCH)
+        answer: dict[str, np.ndarray] = self._answer.answer(self._network.outputs(arrays, at_once), self.card)
         return answer
 
-    def _tried(self, content: bytes) -> np.ndarray | ValueError:
+    def _mask(self, content: bytes) -> dict[str, np.ndarray]:
+        with self._without_patients():
+            pixels, bit_depth = self._decoder.decode(content)
         try:
-            return self.read(content)
-        except ValueError as error:
-            return error
+            mask = self._answer.mask(pixels, bit_depth, self._decoder, self._network.outputs, self.card)
+        except self._decoder.Unreadable as error:
+            raise ValueError(str(error)) from None
+        columns: dict[str, np.ndarray] = self._answer.columns_of([mask], self.card)
+        return columns
+
+    def _each(self, read: Callable[[bytes], T], contents: list[bytes]) -> Iterator[T]:
+        """Yield what `read` makes of each; raise ValueError that names the first bad one by its place."""
+
+        def tried(content: bytes) -> T | ValueError:
+            try:
+                return read(content)
+            except ValueError as error:
+                return error
+
+        found = map(tried, contents) if len(contents) < 2 * THREADS else self._pool.map(tried, contents)
+        for place, each in enumerate(found):
+            if isinstance(each, ValueError):
+                raise ValueError(f"{self.card['kind']} {place}: {each}")
+            yield each
+
+    @contextmanager
+    def _without_patients(self) -> Iterator[None]:
+        """Let an error say nothing that the file said."""
+        try:
+            yield
+        except self._decoder.Unreadable as error:
+            raise ValueError(str(error)) from None
+        except Exception as error:  # pydicom's messages may quote the header, and so the patient
+            raise ValueError(f"cannot be decoded ({type(error).__name__})") from None
 
 
 class Served(PythonModel):
@@ -89,7 +125,7 @@ class Served(PythonModel):
 
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:  # type: ignore[override]  # context is not needed
         """Return a row for each encoded sample."""
-        return pd.DataFrame(self.model.predict(self.model.read_all(list(model_input[self.model.card["kind"]]))))
+        return pd.DataFrame(self.model.answer(list(model_input[self.model.card["kind"]])))
 
 
 def _verify(folder: Path) -> None:

@@ -5,6 +5,8 @@ import shutil
 import sys
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
 import support
@@ -121,6 +123,32 @@ def test_a_shard_fetches_its_own_files_and_the_label_table(request, tree, tmp_pa
     assert provenance.digest(tmp_path / "samples") == provenance.digest(tmp_path / "here")
     hashes = {provenance.read_lineage(tmp_path / name)["data_hash"] for name in ("samples", "here")}
     assert len(hashes) == 1
+
+
+def test_a_mask_is_fetched_with_its_image(bucket, tmp_path, monkeypatch, downloads):
+    root, client = tmp_path / "cells", weed.client(_env())
+    for index in range(24):
+        pixels = np.kron(np.random.default_rng(index).integers(0, 255, (8, 8)), np.ones((5, 5))).astype(np.uint8)
+        for folder, content in (("images", pixels), ("masks", (pixels > 128).astype(np.uint8))):
+            path = root / folder / f"{CANARY} {index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            cv2.imwrite(str(path), content)
+            client.put_object(Bucket="scans", Key=f"cells/{folder}/{path.name}", Body=path.read_bytes())
+    content = {"source": "masks", "workers": 1, "split": {"val": 0.25, "test": 0.35}}
+    content |= {"options": {"masks": {"classes": ["cell"]}}}
+    given = params.Ingest.model_validate(content | {"root": "s3://scans/cells"})
+    key = privacy.Pseudonyms.load()
+
+    def wanted(shard: int) -> set[str]:
+        names = [f"{CANARY} {index}.png" for index in range(24)]
+        mine = [name for name in names if int(key.of("item", f"images/{name}"), 16) % SHARDS == shard]
+        return {f"{folder}/{name}" for name in mine for folder in ("images", "masks")}
+
+    made = parts(given, tmp_path, monkeypatch, downloads, wanted)
+    ingest(BASE, given, samples=tmp_path / "samples", parts=made)
+    assert downloads == []
+    ingest(BASE, params.Ingest.model_validate(content | {"root": str(root)}), samples=tmp_path / "here")
+    assert provenance.digest(tmp_path / "samples") == provenance.digest(tmp_path / "here")
 
 
 def test_where_headers_are_matched_a_shard_fetches_everything(bucket, tree, tmp_path, monkeypatch, downloads):

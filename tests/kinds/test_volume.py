@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 
 import scans
 from medloop import manifest, params, volumes
+from medloop.errors import Refused
 from medloop.kinds import Part, volume
 from medloop.sources import Sample
 
@@ -322,3 +323,9 @@ def test_the_picture_shows_three_slices_as_a_reader_of_scans_expects_them():
     for value, view in views.items():
         assert np.argwhere(view).tolist() == [[0, 0]]  # the upper left corner
         assert view[0, 0] == value
+
+
+@pytest.mark.parametrize("name", ["crop", "elastic"])
+def test_what_only_images_know_is_refused(arrays, name):
+    with pytest.raises(Refused, match=f"volumes know no {name}"):
+        volume.augment(arrays, params.Augment(**{name: 0.05}), np.random.default_rng(1))

@@ -133,9 +133,12 @@ def test_a_critical_failure_stops_with_a_table(tmp_path, check):
 
 
 def test_a_remedy_names_a_check_and_parameters_that_exist(tmp_path):
-    folder = samples(tmp_path / "samples")
-    suites = image.suites(SECTION.model_copy(update={"size_px": (32, 32)}), folder)
-    assert set(REMEDIES) <= {each.meta["check"] for suite in suites.values() for each in suite}
+    checked = set()
+    for name, facts in (("labels", {}), ("drawn", {"masks": True, "boxes": True})):
+        folder = samples(tmp_path / name, facts=facts)
+        suites = image.suites(SECTION.model_copy(update={"size_px": (32, 32)}), folder)
+        checked |= {each.meta["check"] for suite in suites.values() for each in suite}
+    assert set(REMEDIES) <= checked
     named = re.findall(r"(ingest|validate)\.(\w+)", " ".join(REMEDIES.values()))
     sections = {"ingest": params.Ingest, "validate": params.Validate}
     assert {key for section, key in named if key not in sections[section].model_fields} == set()

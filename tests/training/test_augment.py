@@ -85,3 +85,91 @@ def test_a_part_of_a_batch_changes_as_it_does_in_the_whole():
     rows = slice(4, 8)
     part = augment(images[rows], section, np.random.default_rng(1), Part(12, rows))
     np.testing.assert_array_equal(part, whole[rows])
+
+
+@pytest.fixture
+def ramps():
+    """20 images (96, 128, 3) whose first two channels say x and y, and masks (96, 128) of a point in each."""
+    rows, columns = np.mgrid[:96, :128]
+    images = np.repeat(np.stack([columns, rows, 0 * rows], -1)[None], 20, axis=0).astype(np.uint8)
+    masks = np.zeros((20, 96, 128), np.uint8)
+    for i, mask in enumerate(masks):
+        mask[40 + i - 1 : 40 + i + 2, 50 + i - 1 : 50 + i + 2] = 1  # about the point (50 + i, 40 + i)
+    return images, masks
+
+
+ALL = Augment(
+    flip_horizontal=True, flip_vertical=True, rotate_deg=15, shift=0.05, zoom=0.1, crop=0.3, elastic=0.05, contrast=0.0
+)
+
+
+@pytest.mark.parametrize(
+    "section",
+    [Augment(elastic=0.08), Augment(crop=0.4), Augment(rotate_deg=30), Augment(flip_horizontal=True), ALL],
+    ids=["elastic", "crop", "rotation", "flip", "all"],
+)
+def test_a_point_is_moved_and_found_again(ramps, section):
+    images, masks = ramps
+    moved, moved_masks = augment(images, section, random(), masks=masks)
+    assert moved_masks.dtype == np.uint8
+    found, far = 0, []
+    for i, (image, mask) in enumerate(zip(moved, moved_masks, strict=True)):
+        rows, columns = np.nonzero(mask)
+        if not len(rows) or {0, 95} & set(rows) or {0, 127} & set(columns):
+            continue  # moved out of the picture
+        found += 1
+        row, column = rows.mean(), columns.mean()
+        came_from = image[round(row), round(column), :2].astype(float)  # the image says where this was
+        np.testing.assert_allclose(came_from, (50 + i, 40 + i), atol=1.5)
+        far.append(np.hypot(row - 40 - i, column - 50 - i))
+    assert found >= 10
+    assert np.max(far) > 3
+
+
+@pytest.mark.parametrize("section", [Augment(elastic=0.08), Augment(crop=0.4), ALL], ids=["elastic", "crop", "all"])
+def test_a_mask_moves_pixel_for_pixel_as_its_image_does(ramps, section):
+    images, _ = ramps
+    moved, x = augment(images, section, random(), masks=np.ascontiguousarray(images[..., 0]))
+    _, y = augment(images, section, random(), masks=np.ascontiguousarray(images[..., 1]))
+    assert np.abs(moved[..., 0].astype(int) - x).max() <= 1  # the nearest, and the mean of the two nearest
+    assert np.abs(moved[..., 1].astype(int) - y).max() <= 1
+    assert set(np.unique(x)) <= set(range(128))
+
+
+def test_masks_change_nothing_about_the_images_and_one_seed_gives_one_result(ramps):
+    images, masks = ramps
+    section = ALL.model_copy(update={"contrast": 0.2, "noise": 0.1})
+    alone = augment(images, section, random())
+    first, second = (augment(images, section, random(), masks=masks) for _ in range(2))
+    np.testing.assert_array_equal(first[0], alone)
+    np.testing.assert_array_equal(first[0], second[0])
+    np.testing.assert_array_equal(first[1], second[1])
+    part = augment(images[5:9], section, random(), Part(20, slice(5, 9)), masks[5:9])
+    np.testing.assert_array_equal(part[0], first[0][5:9])
+    np.testing.assert_array_equal(part[1], first[1][5:9])
+
+
+def test_gray_levels_alone_leave_masks_as_they_are(ramps):
+    images, masks = ramps
+    assert augment(images, Augment(contrast=0.2, noise=0.1), random(), masks=masks)[1] is masks
+    assert augment(images, Augment(), random(), masks=masks) == (images, masks)
+
+
+def test_a_crop_shows_a_part_of_at_least_the_asked_size_enlarged(ramps):
+    cropped = augment(ramps[0], Augment(crop=0.4), random()).astype(int)
+    seen = np.stack([np.ptp(cropped[..., channel], axis=(1, 2)) for channel in (0, 1)], 1) / [127, 95]
+    assert 0.58 <= seen.min() < 0.68
+    assert 0.9 < seen.max() <= 1
+    np.testing.assert_allclose(seen[:, 0], seen[:, 1], atol=0.02)
+
+
+def test_an_elastic_deformation_bends_without_folding_and_stays_within_its_share(ramps):
+    images = np.repeat(ramps[0][:1], 200, axis=0)
+    bent = augment(images, Augment(elastic=0.099), random()).astype(int)
+    shift = np.abs(bent[..., :2] - images[..., :2].astype(int)).max(axis=(0, 1, 2))
+    assert (shift <= np.ceil(np.array([128, 96]) * 0.099 * 1.4)).all()  # bicubic between the places overshoots
+    assert (shift >= np.array([128, 96]) * 0.09).all()
+    assert (np.diff(bent[..., 0], axis=2) >= 0).all()
+    assert (np.diff(bent[..., 1], axis=1) >= 0).all()
+    line = bent[0, :, 64, 0]
+    assert np.ptp(line) > 2  # a straight line is none any more

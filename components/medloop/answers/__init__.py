@@ -4,5 +4,8 @@ An answer is a module with
 
 - `said(outputs, card)`: what outputs (N, K) say, (N, S) float64;
 - `answer(outputs, card)`: the columns that the served model returns;
-- `columns(card)`: their names and types ("double", "string").
+- `columns(card)`: their names and types ("double", "string", "binary");
+- where it returns masks, `mask(pixels, bit_depth, decoder, network, card)`: that of an image of any size, and
+  `columns_of(masks, card)`; `decide(logits, card)` and `stitched(tiles, at, size)`, by which `evaluate` does the same;
+  `WINDOWS`: arrays that the network takes at once.
 """

@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from medloop.evaluation import wording
+
 SIZE = (4.6, 4.0)  # inches: one column on a telephone, two on a desk
 STYLE: dict[Any, Any] = {
     "svg.hashsalt": "medloop",
@@ -53,9 +55,10 @@ def learning_loss(histories: Mapping[str, pd.DataFrame]) -> Figure:
 
 def learning_gate(histories: Mapping[str, pd.DataFrame], gate: str) -> Figure:
     """Draw by epoch the gating metric of each architecture on validation data."""
-    figure, axes = _by_epoch(gate.upper(), f"Learning curves: {gate.upper()} on validation data")
-    for name, history in histories.items():
-        axes.plot(np.arange(1, len(history) + 1), history[f"val_{gate}"], label=name)
+    name = wording.NAMES.get(gate, gate)
+    figure, axes = _by_epoch(name, f"Learning curves: {name} on validation data")
+    for architecture, history in histories.items():
+        axes.plot(np.arange(1, len(history) + 1), history[f"val_{gate}"], label=architecture)
     axes.legend()
     return figure
 

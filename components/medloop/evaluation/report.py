@@ -1,7 +1,7 @@
 """One page that a clinician can read: report.html, with everything inside it."""
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -14,6 +14,7 @@ from medloop.evaluation import wording
 from medloop.predictions import Predictions
 
 HERE = Path(__file__).parent
+Draw = Callable[[int, Mapping[str, float]], tuple[str, bytes]]
 LEARNING = {
     "learning_loss": "Loss of every architecture by epoch",
     "learning_gate": "Gating metric of every architecture by epoch",
@@ -34,6 +35,7 @@ def render(
     errors: Sequence[Mapping[str, Any]],
     packages: Mapping[str, str],
     ranking: Mapping[str, Any] | None = None,
+    examples: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Return the page.
 
@@ -50,6 +52,7 @@ def render(
         errors: of `worst_errors`.
         packages: versions that the model was trained with.
         ranking: of the variables, where they have names.
+        examples: pictures like `errors`, of samples with which nothing need be wrong.
     """
     units = kind.units(card["preprocessing"])
     environment = jinja2.Environment(
@@ -89,6 +92,9 @@ def render(
         tuned=page.tuned(choice),
         plots={name: _address("image/svg+xml", svg.encode()) for name, svg in plots.items()},
         errors=errors,
+        examples=examples,
+        example=getattr(page, "EXAMPLE", "").format(units=units),
+        tables=page.tables(predictions) if hasattr(page, "tables") else [],
         packages=packages,
         ranking=ranking,
         ranked=wording.ranked(ranking, units) if ranking else "",
@@ -97,9 +103,7 @@ def render(
 
 def worst_errors(
     worst: Iterable[tuple[int, str, str, Mapping[str, float]]],
-    inputs: np.ndarray,
-    card: Mapping[str, Any],
-    kind: ModuleType,
+    draw: Draw,
     limit: int,
     *,
     samples: Sequence[str],
@@ -108,9 +112,7 @@ def worst_errors(
 
     Args:
         worst: the worst first.
-        inputs: (N, ...) of the test set.
-        card: of the model.
-        kind: draws the pictures.
+        draw: returns type and content of a picture of the sample at a place, with marks.
         limit: how many.
         samples: the id of each of the N.
     """
@@ -119,7 +121,7 @@ def worst_errors(
             "sample": samples[place],
             "label": label,
             "said": said,
-            "image": _address(*kind.picture(inputs[place], card, marks)),
+            "image": _address(*draw(place, marks)),
         }
         for place, label, said, marks in islice(worst, limit)
     ]

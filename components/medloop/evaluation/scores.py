@@ -31,7 +31,7 @@ def scores(predictions: Predictions, task: ModuleType, section: params.Evaluate,
 def by_label(predictions: Predictions, task: ModuleType, section: params.Evaluate, seed: int) -> dict[str, Any]:
     """Return {label: {n, metrics}} of each label, where a sample may have several."""
     return {
-        name: {"n": int(each.labels.sum()), "metrics": scores(each, task, section, seed)}
+        name: {"n": int((each.labels > 0).sum()), "metrics": scores(each, task, section, seed)}
         for name, each in predictions.by_label().items()
     }
 

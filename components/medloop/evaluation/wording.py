@@ -25,6 +25,15 @@ NAMES = {
     "mae": "Mean absolute error",
     "rmse": "Root mean squared error",
     "r2": "R²",
+    "dice": "Dice",
+    "iou": "IoU",
+    "dice_pooled": "Dice, pooled",
+    "iou_pooled": "IoU, pooled",
+    "hd95_px": "HD95 (pixels)",
+    "hd95_mm": "HD95 (mm)",
+    "nsd_px": "NSD (pixels)",
+    "nsd_mm": "NSD (mm)",
+    "average_precision_objects": "Average precision of objects",
 }
 PERCENT = {"accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv", "exact_match", "within_one"}
 RIVALS = {
@@ -32,7 +41,7 @@ RIVALS = {
     "persistence": "persistence (the last value stays)",
     "ridge": "ridge regression on the same inputs",
 }
-IN_UNITS = {"mae", "rmse"}  # of what is predicted
+IN_UNITS = {"mae", "rmse", "hd95_px", "hd95_mm"}  # of what is predicted, or of length
 SMALL_TEST_SET = 100  # patients
 
 

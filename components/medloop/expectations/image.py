@@ -1,6 +1,7 @@
 """What `validate` expects of images: a suite for the samples and one for the classes of each split."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import great_expectations.expectations as gxe
 import numpy as np
 import pandas as pd
 
-from medloop import checks, manifest, params
+from medloop import checks, drawn, manifest, params
 
 KIND = "image"
 OFTEN_MISSING = ("site", "sex", "age_years", "spacing_mm")
@@ -22,22 +23,34 @@ REMEDIES = {
     "width_px": "validate.size_px",
     "few pixels at the ends of the scale": "validate.max_saturated",
     **{f"{name} known": "validate.max_missing" for name in OFTEN_MISSING},
+    **drawn.REMEDIES,
 }
 SUITE = checks.Suite(REMEDIES)
 
 
 def tables(samples: Path) -> dict[str, pd.DataFrame]:
-    """Return what the suites are about: `samples`, a row a sample, and `classes`, a row a split and class."""
+    """Return what the suites are about: `samples`, a row a sample, and `classes`, a row a split and class.
+
+    A class of masks or boxes has the samples that show it.
+    """
     table, facts = manifest.read(samples)
     measured = table.assign(**_pixels(table, samples), **checks.sides(table, facts, samples))
-    return {"samples": measured, "classes": checks.classes(table, facts)} if facts.classes else {"samples": measured}
+    if not facts.classes:
+        return {"samples": measured}
+    if not facts.masks and not facts.boxes:
+        return {"samples": measured, "classes": checks.classes(table, facts)}
+    columns, shown = drawn.measured(table, facts, manifest.Values(samples))
+    classes = checks.classes(table.assign(label=shown), replace(facts, multi_label=True))
+    return {"samples": measured.assign(**columns), "classes": classes}
 
 
 def suites(section: params.Validate, samples: Path) -> dict[str, list[gxe.Expectation]]:
     """Return the expectations of each table; `meta` holds their level, what they are called, and what is wanted."""
     _, facts = manifest.read(samples)
-    expected = checks.expected(SUITE, facts, MEASURED, numbers=("perceptual_hash", "bit_depth"))
+    measured = (*MEASURED, *drawn.columns(facts))
+    expected = checks.expected(SUITE, facts, measured, numbers=("perceptual_hash", "bit_depth"))
     expected += _pixels_expected(section)
+    expected += drawn.expected(SUITE, facts, section)
     share = f"known for at least {1 - section.max_missing:.0%}"
     expected += [
         SUITE.warn(

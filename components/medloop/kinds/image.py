@@ -16,7 +16,7 @@ import pydicom
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from medloop import imaging, manifest, params, twins
+from medloop import augmentation, imaging, manifest, params, twins
 from medloop.errors import Refused
 from medloop.kinds import Form, Part
 from medloop.sources import Sample
@@ -28,6 +28,7 @@ INPUT_UNITS = "uint8 gray levels or RGB, 0 to 255, as medloop's preprocessing ma
 Unreadable = imaging.Unreadable
 
 PACKAGES = ("numpy", "opencv-python-headless")
+GEOMETRY = ["height", "width", "spacing_y_mm", "spacing_x_mm"]
 INDEX = ["sample_id", "patient_id", "site", "sex", "age_years", "label", "content_sha256"]
 BLOCK = 256  # images fitted at once, so that memory stays flat
 SIDES_PX = (28, 96)  # images are compared at their own size within these
@@ -53,8 +54,9 @@ def check(sample: Sample) -> None:
         raise Unreadable(
             f"pixels must be (H, W) or (H, W, 3) {wanted.__name__} for {bits} bits, got {pixels.shape} {pixels.dtype}"
         )
-    if sample.mask is not None and sample.mask.shape != pixels.shape[:2]:
-        raise Unreadable(f"mask must be {pixels.shape[:2]} like its image, got {sample.mask.shape}")
+    for name, layer in (("mask", sample.mask), ("instance map", sample.instances)):
+        if layer is not None and layer.shape != pixels.shape[:2]:
+            raise Unreadable(f"{name} must be {pixels.shape[:2]} like its image, got {layer.shape}")
 
 
 def perceptual_hash(values: np.ndarray) -> int | None:
@@ -79,40 +81,97 @@ def near_copies(
 def form(
     table: pd.DataFrame,  # noqa: ARG001
     values: manifest.Values,  # noqa: ARG001
-    facts: manifest.Facts,  # noqa: ARG001
+    facts: manifest.Facts,
     section: params.Preprocess,
 ) -> Form:
-    """Return the form of the arrays: (H, W, C) uint8, as params.yaml says."""
-    wanted = {
+    """Return the form of the arrays: (H, W, C) uint8, as params.yaml says; of masks, (H, W)."""
+    wanted: dict[str, Any] = {
         "size_px": list(section.size_px),
         "channels": section.channels,
         "clip_percentiles": list(section.clip_percentiles),
     }
-    return Form((*section.size_px, section.channels), "uint8", wanted)
+    if section.larger == "slide":
+        if not facts.masks:
+            raise Refused("preprocess.larger: slide is for masks, of which these samples have none: set it to resize")
+        wanted |= {"larger": "slide", "overlap": section.overlap}
+    return Form((*section.size_px, section.channels), "uint8", wanted, facts.masks)
 
 
-def counts(rows: pd.DataFrame, form: Form) -> np.ndarray:  # noqa: ARG001
-    """Return (N,) ones: an image is one array."""
-    return np.ones(len(rows), np.int64)
+def counts(rows: pd.DataFrame, form: Form) -> np.ndarray:
+    """Return how many arrays each image gives (N,): one, or the windows that cover it."""
+    return np.array([len(_places(shape, form)) for shape in rows["shape"]], np.int64)
 
 
-def index(rows: pd.DataFrame, form: Form) -> pd.DataFrame:  # noqa: ARG001
-    """Return what is known of each array."""
-    return rows[INDEX]
+def _places(shape: Sequence[int], form: Form) -> list[tuple[int, int]]:
+    if form.preprocessing.get("larger") != "slide":
+        return [(0, 0)]
+    return imaging.places([int(side) for side in shape[:2]], form.shape[:2], form.preprocessing["overlap"])
+
+
+def index(rows: pd.DataFrame, form: Form) -> pd.DataFrame:
+    """Return what is known of each array: with masks its size before, and millimetres from pixel to pixel in it.
+
+    Windows say where they lie in their image, too: `top` and `left`.
+    """
+    if not form.masks:
+        return rows[INDEX]
+    sliding = form.preprocessing.get("larger") == "slide"
+    found = []
+    for shape, spacing in zip(rows["shape"], rows["spacing_mm"], strict=True):
+        shrunk = (1.0, 1.0) if sliding else imaging.shrunk(tuple(map(int, shape[:2])), form.shape[:2])
+        mm = (None, None) if spacing is None else [float(a * b) for a, b in zip(spacing, shrunk, strict=True)]
+        found.append((int(shape[0]), int(shape[1]), *mm))
+    geometry = pd.DataFrame(found, rows.index, GEOMETRY).astype(dict.fromkeys(GEOMETRY[2:], "float64"))
+    table = pd.concat([rows[INDEX], geometry], axis=1)
+    if not sliding:
+        return table
+    at = [place for shape in rows["shape"] for place in _places(shape, form)]
+    return (
+        table.loc[table.index.repeat(counts(rows, form))]
+        .reset_index(drop=True)
+        .assign(top=[top for top, _ in at], left=[left for _, left in at])
+    )
 
 
 def arrays(rows: pd.DataFrame, values: manifest.Values, form: Form) -> Iterator[memoryview]:
     """Yield images (N, H, W, C) uint8, block after block, in the order of `rows`; OpenCV leaves other threads free."""
+    sliding = form.preprocessing.get("larger") == "slide"
 
     def fit(row: Any) -> np.ndarray:
         try:
+            if sliding:
+                return _cut(imaging.windows(values[row], row.bit_depth, form.preprocessing)[0], row.shape, form)
             return imaging.fit(values[row], row.bit_depth, **form.preprocessing)
         except ValueError as error:
             raise Refused(f"sample {row.sample_id} ({row.split}): {error}; see preprocess.channels") from None
 
+    if sliding:
+        for row in list[Any](rows.itertuples()):
+            yield fit(row).data
+        return
     with ThreadPoolExecutor() as pool:
         for start in range(0, len(rows), BLOCK):
             yield np.stack(list(pool.map(fit, rows.iloc[start : start + BLOCK].itertuples()))).data
+
+
+def _cut(image: np.ndarray, shape: Sequence[int], form: Form) -> np.ndarray:
+    """Return the windows (N, h, w, ..) of an image (H, W, ..); zeros stand where it is smaller than one."""
+    height, width = form.shape[:2]
+    more = [(0, max(0, side - have)) for side, have in zip((height, width), image.shape, strict=False)]
+    image = np.pad(image, [*more, *[(0, 0)] * (image.ndim - 2)])
+    return np.stack([image[top : top + height, left : left + width] for top, left in _places(shape, form)])
+
+
+def layers(rows: pd.DataFrame, values: manifest.Values, form: Form, name: str) -> Iterator[memoryview]:
+    """Yield masks (N, H, W) uint8, or instances uint16, block after block, under exactly the geometry of the arrays."""
+    read: Any = {"mask": values.mask, "instances": values.instances}[name]
+    if form.preprocessing.get("larger") == "slide":
+        for row in list[Any](rows.itertuples()):
+            yield _cut(read(row), row.shape, form).data
+        return
+    for start in range(0, len(rows), BLOCK):
+        block = list[Any](rows.iloc[start : start + BLOCK].itertuples())
+        yield np.stack([imaging.fit_mask(read(row), form.shape[:2]) for row in block]).data
 
 
 def targets(rows: pd.DataFrame, values: manifest.Values, form: Form) -> np.ndarray | None:  # noqa: ARG001
@@ -121,25 +180,21 @@ def targets(rows: pd.DataFrame, values: manifest.Values, form: Form) -> np.ndarr
 
 
 def augment(
-    images: np.ndarray, section: params.Augment, random: np.random.Generator, part: Part | None = None
-) -> np.ndarray:
+    images: np.ndarray,
+    section: params.Augment,
+    random: np.random.Generator,
+    part: Part | None = None,
+    masks: np.ndarray | None = None,
+) -> Any:
     """Return changed copies of images (N, H, W, C) uint8; what they are is decided by the state of `random` alone.
 
-    Geometry comes first (flips, then rotation, zoom and shift in one interpolation, edges repeated), then contrast
-    about the image's mean, then noise in units of the image's standard deviation. `part`: of which whole they are.
+    With `masks` (N, H, W) uint8 it is a pair, images and masks, that have moved alike; without them the images are the
+    same to the byte. `part`: of which whole they are. `augmentation` says what is done, and in which order.
     """
     if section == params.Augment():
-        return images
-    part = part or Part(len(images), slice(None))
-    if section.rotate_deg or section.zoom or section.shift:
-        images = _moved(images, section, random, part)
-    if section.flip_horizontal:
-        images = _flipped(images, random, part, axis=2)
-    if section.flip_vertical:
-        images = _flipped(images, random, part, axis=1)
-    if section.contrast or section.noise:
-        images = _graded(images, section, random, part)
-    return images
+        return images if masks is None else (images, masks)
+    found = augmentation.changed(images, section, random, part or Part(len(images), slice(None)), masks)
+    return found[0] if masks is None else found
 
 
 def described(card: Mapping[str, Any]) -> str:
@@ -239,35 +294,3 @@ def _scratch(shape: tuple[int, ...]) -> np.ndarray:
     with tempfile.TemporaryFile() as file:
         os.posix_fallocate(file.fileno(), 0, 4 * math.prod(shape))
         return np.memmap(file, np.float32, "r+", shape=shape)
-
-
-def _moved(images: np.ndarray, section: params.Augment, random: np.random.Generator, part: Part) -> np.ndarray:
-    height, width, channels = images.shape[1:]
-    angle = random.uniform(-section.rotate_deg, section.rotate_deg, part.count)[part.rows]
-    zoom = 1 + random.uniform(-section.zoom, section.zoom, part.count)[part.rows]
-    shift = random.uniform(-section.shift, section.shift, (part.count, 2))[part.rows] * np.array([width, height])
-    centre = ((width - 1) / 2, (height - 1) / 2)
-    moved = np.empty_like(images)
-    for i in range(len(images)):
-        matrix = cv2.getRotationMatrix2D(centre, float(angle[i]), float(zoom[i]))
-        matrix[:, 2] += shift[i]
-        warped = cv2.warpAffine(images[i], matrix, (width, height), borderMode=cv2.BORDER_REPLICATE)
-        moved[i] = warped.reshape(height, width, channels)
-    return moved
-
-
-def _flipped(images: np.ndarray, random: np.random.Generator, part: Part, axis: int) -> np.ndarray:
-    chosen = random.random(part.count)[part.rows] < 0.5
-    return np.where(chosen[:, None, None, None], np.flip(images, axis), images)
-
-
-def _graded(images: np.ndarray, section: params.Augment, random: np.random.Generator, part: Part) -> np.ndarray:
-    drawn = random.uniform(-section.contrast, section.contrast, (part.count, 1, 1, 1))[part.rows]
-    factor = 1 + drawn.astype(np.float32)
-    gray = images.astype(np.float32)
-    mean, deviation = gray.mean(axis=(1, 2, 3), keepdims=True), gray.std(axis=(1, 2, 3), keepdims=True)
-    gray = (gray - mean) * factor + mean
-    if section.noise:
-        noise = random.standard_normal((part.count, *gray.shape[1:]), np.float32)[part.rows]
-        gray += section.noise * deviation * noise
-    return np.clip(np.rint(gray), 0, 255).astype(np.uint8)

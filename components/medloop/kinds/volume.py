@@ -123,6 +123,8 @@ def augment(
     """
     if section == params.Augment():
         return arrays
+    if other := [name for name in ("crop", "elastic") if getattr(section, name)]:
+        raise Refused(f"train.augment: volumes know no {' and no '.join(other)}: set it to 0")
     part = part or Part(len(arrays), slice(None))
     if section.rotate_deg or section.zoom or section.shift:
         arrays = _moved(arrays, section, random, part)

@@ -1,9 +1,10 @@
-"""Write what a registered model says of samples: probabilities and a decision, or a number, row by row."""
+"""Write what a registered model says of samples: probabilities and a decision, a number, or a mask, row by row."""
 
 import errno
 import itertools
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from medloop import kinds, params, plugins
 from medloop.errors import Refused
-from medloop.operations import inputs
+from medloop.operations import inputs, mask_files
 from medloop.tracking import registry
 from medloop.tracking.connection import server
 
@@ -30,8 +31,9 @@ def predict(
     """Predict every sample of `source`, write a row for each to `output`, and return one line that says so.
 
     The columns are `sample_id` (a pseudonym; with `paths` also `path`, which may hold a patient's name), those of the
-    served model (`p_<class>` and `decision`, or `prediction`) and `error`, which is null where the sample was read. A
-    multi-frame file has a row for each frame, a signal that is longer than the model's window one for each window.
+    served model (`p_<class>` and `decision`, `prediction`, or `area_<class>`) and `error`, which is null where the
+    sample was read. A multi-frame file has a row for each frame, a signal that is longer than the model's window one
+    for each window. Masks go to the folder `<output>_masks` beside the table, see `mask_files`.
 
     Args:
         base: names the model.
@@ -54,20 +56,31 @@ def predict(
         address = model if model.startswith("models:/") else _address(registry.get(client, base.model_name, model))
         network = registry.load(address)
     [kind] = network.metadata.signature.inputs.input_names()
-    units, preprocessing = plugins.load(kinds, kind).NOUN, _preprocessing(network)
+    units, card = plugins.load(kinds, kind).NOUN, _card(network)
     expected = inputs.count(source, kind)
     schema = _schema(network.metadata.signature.outputs, paths)
     total, reasons = 0, Counter[str]()
     partial = output.with_name(f".{output.name}.partial")
+    masked = mask_files.COLUMN in network.metadata.signature.outputs.input_names()
     try:
-        with _writer(partial, output.suffix, schema) as writer:
+        with (
+            mask_files.beside(output, card["classes"], address) if masked else nullcontext() as masks,
+            _writer(partial, output.suffix, schema) as writer,
+        ):
             progress = tqdm(
-                inputs.read(source, kind, preprocessing), total=expected, unit=units, desc="predict", disable=None
+                inputs.read(source, kind, card["preprocessing"]),
+                total=expected,
+                unit=units,
+                desc="predict",
+                disable=None,
             )
             for group in _batches(progress, batch):
                 rows = _rows(network, group, kind)
                 total += len(rows)
                 reasons.update(row["error"] for row in rows if row["error"])
+                if masks:
+                    for asked, row in zip(group, rows, strict=True):
+                        masks.add(asked, row)
                 writer.write_table(pa.Table.from_pylist(rows, schema=schema))
         if reasons.total() < total:
             partial.replace(output)
@@ -79,7 +92,8 @@ def predict(
         partial.unlink(missing_ok=True)
     if reasons:
         raise Refused(_failure(reasons, total, output, units))
-    return f"{total} {units}s predicted by {address}: {output}"
+    where = f"{output}, {mask_files.folder_of(output)}{masks.told()}" if masks else output
+    return f"{total} {units}s predicted by {address}: {where}"
 
 
 def _check_writable(output: Path) -> None:
@@ -98,15 +112,15 @@ def _address(version: registry.Version) -> str:
     return f"models:/{version.name}/{version.number}"
 
 
-def _preprocessing(network: Any) -> dict[str, Any]:
-    """Return what the model's card says of its inputs."""
-    return dict(network.unwrap_python_model().model.card["preprocessing"])
+def _card(network: Any) -> dict[str, Any]:
+    """Return the model's card."""
+    return dict(network.unwrap_python_model().model.card)
 
 
 def _schema(outputs: Any, paths: bool) -> pa.Schema:
     texts = ["sample_id", "path"] if paths else ["sample_id"]
     types = {"double": pa.float64(), "string": pa.string()}
-    said = [(column.name, types[column.type.name]) for column in outputs.inputs]
+    said = [(column.name, types[column.type.name]) for column in outputs.inputs if column.name != mask_files.COLUMN]
     return pa.schema([*((name, pa.string()) for name in texts), *said, ("error", pa.string())])
 
 

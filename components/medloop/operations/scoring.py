@@ -45,7 +45,12 @@ class TestSet:
         return ledger.name(self.table["content_sha256"])
 
     def labels(self, task: ModuleType, card: Mapping[str, Any] | None = None) -> np.ndarray:
-        """Return what is to be told of each input (N, ..): of images a row each, of windows as the `card` cuts them."""
+        """Return what is to be told of each input (N, ..): of images a row each, of windows as the `card` cuts them.
+
+        Of masks it is the area of each class.
+        """
+        if hasattr(task, "compared"):
+            return np.concatenate([task.areas(mask[None], len(self.classes)) for mask in self.masks()])
         if card is None:
             return np.asarray(task.targets(self.table, self.classes))
         found = self.kind.targets(self.table, manifest.Values(self.folder), form_of(card))
@@ -53,6 +58,15 @@ class TestSet:
             return np.asarray(found)
         each = np.asarray(task.targets(self.table, self.classes))
         return np.repeat(each, self.kind.counts(self.table, form_of(card)), axis=0)
+
+    def masks(self) -> Iterator[np.ndarray]:
+        """Yield the true mask (H, W) of each image, at its own size; raise Refused where there is none."""
+        values = manifest.Values(self.folder)
+        for row in list[Any](self.table.itertuples()):
+            mask = values.mask(row)
+            if mask is None:
+                raise Refused(f"sample {row.sample_id} in {self.folder} has no mask to compare with: ingest again")
+            yield mask
 
     def index(self, card: Mapping[str, Any] | None = None) -> pd.DataFrame:
         """Return a row for each input, with its sample and its patient."""
@@ -94,9 +108,9 @@ def card(version: registry.Version) -> dict[str, Any]:
 def logged(version: registry.Version, test: TestSet, task: ModuleType) -> np.ndarray | None:
     """Return what was logged as said (N, S) with a version that was evaluated on this test set.
 
-    None: it was evaluated on another one.
+    None: it was evaluated on another one, or on masks of the size of the network's input.
     """
-    if version.tags.get("medloop.test_sha256") != test.sha256:
+    if hasattr(task, "compared") or version.tags.get("medloop.test_sha256") != test.sha256:
         return None
     table = registry.predictions(version)
     if set(table["sample_id"]) != set(test.table["sample_id"]):
@@ -115,14 +129,19 @@ def score(version: registry.Version, test: TestSet, task: ModuleType) -> np.ndar
     ledger.opened(test.table["content_sha256"], version.tags[registry.DIGEST])
     model = registry.load(f"models:/{version.name}/{version.number}")
     columns, kind = task.served(test.classes), test.kind
-    parts = [pd.DataFrame(columns=columns)]
+    parts = [np.empty((0, len(task.stored(test.classes))))]
     cells = _cells(test, model.unwrap_python_model().model.card["preprocessing"])
+    truths = test.masks() if hasattr(task, "compared") else None
     while batch := list(islice(cells, BATCH)):
         try:
-            parts.append(pd.DataFrame(model.predict(pd.DataFrame({kind.COLUMN: batch})))[columns])
+            found = pd.DataFrame(model.predict(pd.DataFrame({kind.COLUMN: batch})))[columns]
         except ValueError as error:
             raise Refused(f"{version} of {version.name} cannot read today's test set: {error}") from None
-    return pd.concat(parts).to_numpy(np.float64)
+        if truths:
+            parts.append(task.compared(found["mask"], list(islice(truths, len(batch))), test.classes))
+        else:
+            parts.append(found.to_numpy(np.float64))
+    return np.concatenate(parts)
 
 
 def _cells(test: TestSet, preprocessing: Mapping[str, Any]) -> Iterator[bytes]:

@@ -120,6 +120,7 @@ class Validate(Section):
     max_saturated: Share = Field(
         0.5, description="share of an image's pixels at its minimum or maximum; more is a warning"
     )
+    max_empty: Share = Field(0.5, description="share of masks without any object; more is a warning")
     size_px: tuple[int, int] | None = Field(None, description="rows and columns that every sample must have; null: any")
     bit_depths: tuple[int, ...] = Field(tuple(range(8, 17)), description="bits stored that a sample may have")
 
@@ -212,6 +213,10 @@ class Preprocess(Section):
     clip_percentiles: tuple[float, float] = Field(
         (0.0, 100.0), description="of each image; mapped to 0 and 255, (0, 100) keeps the full range of its bit depth"
     )
+    larger: Literal["resize", "slide"] = Field(
+        "resize", description="task segmentation: images are fitted into one input, or taken in windows of its size"
+    )
+    overlap: float = Field(0.5, ge=0, le=0.9, description="share of a window that its neighbour covers, for slide")
 
     @model_validator(mode="after")
     def _low_below_high(self) -> Self:
@@ -229,6 +234,12 @@ class Augment(Section):
     rotate_deg: float = Field(0.0, ge=0, le=180, description="uniform in plus or minus")
     shift: float = Field(0.0, ge=0, lt=0.5, description="share of height and width, uniform in plus or minus")
     zoom: float = Field(0.0, ge=0, lt=0.5, description="share, uniform in plus or minus")
+    crop: float = Field(
+        0.0, ge=0, lt=0.9, description="share of height and width cut off at most, uniform; the rest is enlarged to all"
+    )
+    elastic: float = Field(
+        0.0, ge=0, lt=0.1, description="share of height and width by which 3 x 3 places move, uniform in plus or minus"
+    )
     contrast: float = Field(0.0, ge=0, lt=1, description="share, uniform in plus or minus")
     noise: float = Field(0.0, ge=0, lt=1, description="standard deviation, of the normalised image")
 
@@ -267,13 +278,14 @@ class Train(Section):
     class_weights: Literal["none", "balanced"] = Field(
         "balanced",
         description="every class counts the same in the loss; under balanced sampling it does anyway; of several "
-        "labels, those with each and those without it",
+        "labels, those with each and those without it; task segmentation has Dice for it",
     )
     sampling: Literal["natural", "balanced"] = Field(
         "natural", description="balanced: an epoch shows as many samples of every class, rare ones several times"
     )
     loss: Literal["cross_entropy", "focal"] = Field(
-        "cross_entropy", description="focal: what the network is sure of counts less"
+        "cross_entropy",
+        description="focal: what the network is sure of counts less; task segmentation adds soft Dice to either",
     )
     focal_gamma: float = Field(2.0, ge=0, le=10, description="how much less, for loss focal")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label that goes to all classes alike")
@@ -352,6 +364,10 @@ class Evaluate(Section):
     resamples: int = Field(2000, ge=100, le=100_000, description="of the bootstrap over patients")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="of every interval")
     worst_errors: int = Field(12, ge=0, le=100, description="images in the report")
+    tolerance_px: float = Field(
+        2.0, ge=0, le=100, description="task segmentation: up to which an edge counts as found, pixels of the arrays"
+    )
+    tolerance_mm: float = Field(2.0, ge=0, le=100, description="likewise in mm, where the spacing is known")
 
 
 class Register(Section):

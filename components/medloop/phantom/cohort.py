@@ -26,6 +26,7 @@ class Radiograph:
     label: str  # several are joined by "|"
     nodules: tuple[np.ndarray, ...]  # (H, W) uint8 each, 1 where the nodule's shadow falls
     diameters_mm: tuple[float, ...]
+    lungs: tuple[np.ndarray, ...] = ()  # (H, W) uint8 each, right and left, where they are asked for
 
     @property
     def mask(self) -> np.ndarray | None:
@@ -61,7 +62,8 @@ def _radiograph(patient: Patient, number: int, options: Options, seed: int) -> R
     content = header.encoded(header.dataset(stored, patient.person, number, site, spacing_mm, seed))
     shadows = radiograph.masks(study, options.size_px)
     diameters = tuple(nodule.diameter_mm for nodule in study.nodules)
-    return Radiograph(content, _label(study.nodules, options), shadows, diameters)
+    lungs = radiograph.lungs(patient, study, options.size_px) if options.masks in ("lungs", "both") else ()
+    return Radiograph(content, _label(study.nodules, options), shadows, diameters, lungs)
 
 
 def _label(nodules: tuple[Lump, ...], options: Options) -> str:

@@ -17,6 +17,9 @@ class Options(Section):
     labels: Literal["nodule", "findings", "size"] = Field(
         "nodule", description="one of two classes; several findings at once, for multilabel; or a grade, for ordinal"
     )
+    masks: Literal["none", "nodules", "lungs", "both"] = Field(
+        "none", description="what is drawn on each image in place of a label, for segmentation"
+    )
     shortcut: float = Field(0.0, ge=0, le=1, description="share of patients whose site betrays the label; for tests")
     diameter_mm: tuple[float, float] = Field((4.0, 30.0), description="smallest and largest nodule")
     diameter_beta: tuple[float, float] = Field((1.8, 1.2), description="shape of the Beta distribution between the two")
@@ -26,6 +29,8 @@ class Options(Section):
         low, high = self.diameter_mm
         if not 1 <= low <= high <= 40:
             raise ValueError(f"diameter_mm must rise within 1 to 40, got {low:g} to {high:g}")
+        if self.masks != "none" and self.labels != "nodule":
+            raise ValueError(f"masks take the place of labels, got masks {self.masks} and labels {self.labels}")
         if min(self.diameter_beta) <= 0:
             raise ValueError(f"diameter_beta must be positive, got {self.diameter_beta}")
         return self

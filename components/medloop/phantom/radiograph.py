@@ -4,6 +4,7 @@ A point source stands 1800 mm before the detector, the patient with his chest at
 columns run to the patient's left, rows downwards, as a reader sees him.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import cv2
@@ -20,6 +21,7 @@ from medloop.phantom.streams import Use, stream
 FIELD_MM = 384.0  # side of the detector
 SOURCE_MM, DETECTOR_MM = -1640.0, 160.0  # along y
 CENTRE_MM = -22.0  # height of the detector's middle and of the source
+LUNG_MM = 30.0  # of lung that a ray must pass to belong to its shadow
 SCATTER_MM = 32.0  # standard deviation of what an anti-scatter grid lets through
 SCATTER_RATIO = 0.25  # scatter over primary where the field is wide and even
 BLUR_MM = 1.1  # standard deviation: focal spot, detector and binning together
@@ -78,6 +80,18 @@ def masks(study: Study, size_px: int) -> tuple[np.ndarray, ...]:
     return tuple(made)
 
 
+def lungs(patient: Patient, study: Study, size_px: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return for the right and the left lung (H, W) uint8: 1 where the ray to the pixel's centre passes LUNG_MM of it.
+
+    What stands in the lung (heart, diaphragm) is none of it, but hides it only where it fills it.
+    """
+    heights, xs = _pixel_centres(size_px)
+    bands = np.array_split(heights, max(size_px**2 // CHUNK, 1))
+    lengths = [list(_air(patient, study, _rays(study, band, xs))) for band in bands]
+    right, left = (np.concatenate(side).reshape(size_px, size_px) for side in zip(*lengths, strict=True))
+    return (right >= LUNG_MM).astype(np.uint8), (left >= LUNG_MM).astype(np.uint8)
+
+
 def counts(integrals: np.ndarray, field: np.ndarray, options: Options, rng: np.random.Generator) -> np.ndarray:
     """Return the quanta that the detector counts in each pixel, (H, W).
 
@@ -130,14 +144,20 @@ def _organs(patient: Patient, study: Study, rays: Rays) -> np.ndarray:
     count = len(patient.breasts)
     total += matter.GLAND * 0.5 * crossed[:count].sum(axis=0)  # half of each lies within the skin already
     total += (matter.AIR - matter.SOFT) * crossed[count:].max(axis=0)
+    for air in _air(patient, study, rays):
+        total += (matter.LUNG - matter.SOFT) * air
+    return total
+
+
+def _air(patient: Patient, study: Study, rays: Rays) -> Iterator[np.ndarray]:
+    """Yield how much of the right and of the left lung rays pass, (N,) mm, without what stands in it."""
     near, far = spans(rays, patient.organs)
     edges = spans(rays, (*patient.lungs, *(dome.moved((0, 0, study.diaphragm_mm)) for dome in patient.domes)))
     for side in (0, 1):
         enters, leaves = edges[0][side], edges[1][side]
         others = [np.vstack([part, edge[2 + side][None]]) for part, edge in zip((near, far), edges, strict=True)]
         taken = union_length(*(np.clip(part, enters, leaves) for part in others))
-        total += (matter.LUNG - matter.SOFT) * (leaves - enters - taken)
-    return total
+        yield leaves - enters - taken
 
 
 def _splat(points: Points, study: Study, size_px: int) -> np.ndarray:

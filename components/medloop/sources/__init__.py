@@ -11,7 +11,10 @@ and optionally
 - `multi_label(options)`: whether a sample may have several labels (else: no);
 - `ordered(options)`: whether `classes` is an order, from the lowest grade to the highest (else: no);
 - `split_in_time(options)`: whether recordings are cut into stretches, each on one side (else: no);
-- `facts(root, options)`: what it says of all samples, fields of `manifest.Facts`: names of variables;
+- `facts(root, options)`: what it says of all samples, fields of `manifest.Facts`: names of variables; `masks` or
+  `boxes` with the `classes` that those are of;
+- `belongs(path, options)`: the key of the item that a file is read for, where items have files `beside` their own, so
+  that a shard fetches all of them;
 - `total(root, options)`: how many items there are, for the progress bar;
 - `notes(options)`: sentences for the report, e.g. the data's licence;
 - `lists_from(options)`: the files below the root that `items` reads in order to list, None for all of them (else: all);
@@ -46,12 +49,16 @@ class Sample:
     modality: str | None = None
     spacing_mm: tuple[float, ...] | None = None  # between rows, between columns; of a volume: between slices first
     split: str | None = None  # train, val or test, where the source has an official split
-    mask: np.ndarray | None = None  # (H, W) uint8, 1 where the finding is
+    mask: np.ndarray | None = None  # (H, W) uint8, 0 for the background, i for the i-th class, or for the finding
     boxes: tuple[tuple[int, int, int, int], ...] | None = None  # x0, y0, x1, y1 in pixels, ends exclusive
     rate_hz: float | None = None  # of a signal
     unit: str | None = None  # of the values, e.g. mV
     target: float | None = None  # a number to predict
     start: int | None = None  # of a stretch: its first place in the recording, which `study_id` names
+    instances: np.ndarray | None = None  # (H, W) uint16, 0 for the background, else the number of the object
+    box_labels: tuple[str, ...] | None = None  # the class of each box
+    group: str | None = None  # where no patient is known: whose hash decides the side, e.g. the image's id
+    flaws: tuple[str, ...] = ()  # what is wrong with it, or was left out of it, in sentences that name nobody
 
 
 @dataclass(frozen=True)
@@ -60,5 +67,6 @@ class Item:
 
     key: str  # names the item in the private list of rejects, e.g. its path: never shown elsewhere
     read: Callable[[], Iterable[Sample]]
-    file: str | None = None  # below the root, and the key too: what it is read from, where that is one file
+    file: str | None = None  # below the root, and the key too: what it is read from, where it has a file of its own
     row: object = None  # what it is given beside the file and the options, e.g. by a label table; it has a `repr`
+    beside: tuple[str, ...] = ()  # other files below the root that it is read from

@@ -11,7 +11,7 @@ import pandas as pd
 
 from medloop import kinds, pages, params, plugins, provenance, tasks
 from medloop.errors import Refused
-from medloop.evaluation import beside, candidates, choice, ledger, plots, report, scores
+from medloop.evaluation import beside, candidates, choice, ledger, maps, plots, report, scores
 from medloop.inference import Network
 from medloop.predictions import Predictions
 
@@ -56,7 +56,7 @@ def evaluate(
         provenance.write_json(folder / "card.json", card)
 
         opened = _enter(holdout, card)
-        predictions, arrays = _predict(best.folder, card, holdout, task)
+        predictions, arrays, draw = _predict(best.folder, card, holdout, task, section)
         predictions.frame().to_parquet(folder / "predictions.parquet", index=False)
         metrics = {
             "gate": task.GATE,
@@ -83,9 +83,9 @@ def evaluate(
         (folder / "plots").mkdir()
         for name, svg in figures.items():
             (folder / "plots" / f"{name}.svg").write_text(svg)
-        errors = report.worst_errors(
-            page.worst(predictions), arrays, card, kind, section.worst_errors, samples=_named(predictions.table)
-        )
+        samples, few = _named(predictions.table), page.examples(predictions) if hasattr(page, "examples") else ()
+        errors = report.worst_errors(page.worst(predictions), draw, section.worst_errors, samples=samples)
+        examples = report.worst_errors(few, draw, len(samples), samples=samples)
         text = report.render(
             metrics,
             chosen,
@@ -99,6 +99,7 @@ def evaluate(
             errors=errors,
             packages=best.lineage["packages"],
             ranking=ranking,
+            examples=examples,
         )
         (folder / "report.html").write_text(text)
     return metrics
@@ -126,11 +127,28 @@ def _enter(holdout: Path, card: dict[str, Any]) -> dict[str, Any]:
     return {"model_sha256": model, **ledger.opened(samples.tolist(), model)._asdict()}
 
 
-def _predict(folder: Path, card: dict[str, Any], holdout: Path, task: ModuleType) -> tuple[Predictions, np.ndarray]:
-    """Return what the model in `folder` says of the test set, and its inputs (N, ...)."""
+def _predict(
+    folder: Path, card: dict[str, Any], holdout: Path, task: ModuleType, section: params.Evaluate
+) -> tuple[Predictions, np.ndarray, report.Draw]:
+    """Return what the model in `folder` says of the test set, its inputs (N, ...), and what draws one of them."""
+    network = Network(folder / "model.onnx")
+    if hasattr(task, "reduced"):  # it tells a map of each image
+        test, page = maps.TestSet(holdout / "test"), plugins.load(pages, card["task"])
+
+        def overlay(place: int, marks: Mapping[str, float]) -> tuple[str, bytes]:  # noqa: ARG001
+            picture: tuple[str, bytes] = page.overlay(*maps.drawn(network, test, place, card))
+            return picture
+
+        return maps.predicted(network, test, card, task, section), test.inputs, overlay
     inputs = np.load(holdout / "test" / "inputs.npy", mmap_mode="r")
     index, labels = pd.read_parquet(holdout / "test" / "index.parquet"), np.load(holdout / "test" / "labels.npy")
-    return task.predictions(index, labels, Network(folder / "model.onnx").outputs(inputs), card), inputs
+    kind = plugins.load(kinds, card["kind"])
+
+    def picture(place: int, marks: Mapping[str, float]) -> tuple[str, bytes]:
+        found: tuple[str, bytes] = kind.picture(inputs[place], card, marks)
+        return found
+
+    return task.predictions(index, labels, network.outputs(inputs), card), inputs, picture
 
 
 def _figures(

@@ -1,6 +1,5 @@
 """Read a source, split it by patient, look for leaks, pack it: at once, or shard by shard."""
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from medloop import (
+    classes,
     decoding,
     joining,
     kinds,
@@ -104,8 +104,8 @@ def ingest_part(
         provenance.writing(joining.STAGE, base, section, part, shard=[shard, shards], **made) as (folder,),
     ):
         packed = packing.pack(items.entries, folder, items.total)
-        files = {job.pseudonyms.of("item", path): md5 for path, md5 in items.digests.items()}
-        mine = {file: md5 for file, md5 in files.items() if own.owns(file)}
+        is_own = _is_own(job, own)
+        mine = {job.pseudonyms.of("item", path): md5 for path, md5 in items.digests.items() if is_own(path)}
         joining.write(packed, listing, mine, items.facts, folder)
     return {"items": packed.count, "taken_over": packed.taken}
 
@@ -153,13 +153,21 @@ def _wanted(job: Job, shard: Shard) -> data.Wanted:
     if shard.count == 1:
         return data.everything
 
-    def own(path: str) -> bool:
-        return shard.owns(job.pseudonyms.of("item", path))
-
+    own = _is_own(job, shard)
     if not data.is_remote(job.section):  # all are there: this is about which are hashed
         return own
     needed = job.source.lists_from(job.options) if hasattr(job.source, "lists_from") else None
     return data.everything if needed is None else lambda path: path in needed or own(path)
+
+
+def _is_own(job: Job, shard: Shard) -> data.Wanted:
+    """Return what tells whether a file is for a shard: with the item that it is read for."""
+
+    def own(path: str) -> bool:
+        key = job.source.belongs(path, job.options) if hasattr(job.source, "belongs") else path
+        return shard.owns(job.pseudonyms.of("item", key))
+
+    return own
 
 
 def _source(section: params.Ingest) -> tuple[ModuleType, params.Section]:
@@ -198,11 +206,11 @@ def _finish(packed: packing.Packed, job: Job, said: Mapping[str, Any], folder: P
     dropped = _leave_out(pairs, packed, table, job)
     table = table[~table["sample_id"].isin(dropped)].reset_index(drop=True)
     facts = manifest.Facts(
-        classes=_classes(job, table),
+        classes=classes.found(job.source, job.options, section, table, said),
         source=section.source,
         kind=job.base.kind,
         simulated=getattr(job.source, "SIMULATED", False),
-        multi_label=_multi_label(job.source, job.options),
+        multi_label=classes.multi_label(job.source, job.options),
         ordered=section.order is not None or _ordered(job.source, job.options),
         official_split=official,
         split_in_time=_split_in_time(job.source, job.options),
@@ -211,17 +219,18 @@ def _finish(packed: packing.Packed, job: Job, said: Mapping[str, Any], folder: P
         leaks=section.leaks,
         leak_pairs=_left_in(pairs, section),
         key_fingerprint=job.pseudonyms.fingerprint,
-        **said,
+        **{name: value for name, value in said.items() if name != "classes"},
     )
-    _check_table(table, facts)
+    classes.check(table, facts)
     manifest.write(table, facts, folder)
     packed.write_items(folder)
     report = {
-        "counts": _counts(table, facts),
+        "counts": classes.counts(table, facts),
         "rejected": [{"pseudonym": pseudonym, "reason": reason} for pseudonym, reason, _ in packed.rejected],
+        "flawed": [{"pseudonym": pseudonym, "reason": reason} for pseudonym, reason, _ in packed.flawed],
         "leaks": pairs.round({"correlation": 6}).to_dict("records"),
         "dropped": sorted(dropped),
-        "notes": [*_notes(job.source, job.options), *_remarks(packed, table, facts, dropped)],
+        "notes": [*_notes(job.source, job.options), *_remarks(packed, table, facts, dropped, folder)],
     }
     provenance.write_json(folder / REPORT, report)
     return report
@@ -246,7 +255,7 @@ def _leave_out(pairs: pd.DataFrame, packed: packing.Packed, table: pd.DataFrame,
     leaking = {*pairs["sample_a"], *pairs["sample_b"]}
     names = zip(table["sample_id"], packed.keys, strict=True)
     listed = [(sample, "stands on two sides", key) for sample, key in names if sample in leaking]
-    where = privacy.list_privately([*packed.rejected, *listed])
+    where = privacy.list_privately([*packed.rejected, *packed.flawed, *listed])
     raise Refused(f"{leaks.refusal(pairs, _noun(job))}\n{where} says which files these are")
 
 
@@ -263,79 +272,17 @@ def _split_in_time(source: ModuleType, options: params.Section) -> bool:
     return bool(source.split_in_time(options)) if hasattr(source, "split_in_time") else False
 
 
-def _multi_label(source: ModuleType, options: params.Section) -> bool:
-    return source.multi_label(options) if hasattr(source, "multi_label") else False
-
-
 def _ordered(source: ModuleType, options: params.Section) -> bool:
     return bool(source.ordered(options)) if hasattr(source, "ordered") else False
-
-
-def _classes(job: Job, table: pd.DataFrame) -> tuple[str, ...]:
-    if table["label"].isna().all():
-        return ()
-    if hasattr(job.source, "classes"):
-        found = tuple(job.source.classes(job.options))
-    else:
-        found = tuple(sorted(set(_labels(table["label"].dropna(), _multi_label(job.source, job.options)))))
-    if job.section.order is None:
-        return found
-    if sorted(job.section.order) != sorted(found):
-        raise Refused(
-            f"ingest.order must name each class once, from the lowest to the highest: the classes are "
-            f"{', '.join(found)}, it names {', '.join(job.section.order)}"
-        )
-    return job.section.order
-
-
-def _labels(column: pd.Series, multi_label: bool) -> list[str]:
-    """Return every label in `column`: of several, each one; of none, none."""
-    if not multi_label:
-        return list(column)
-    return [label for joined in column for label in joined.split("|") if label]
-
-
-def _check_table(table: pd.DataFrame, facts: manifest.Facts) -> None:
-    if facts.classes:
-        _check_labels(table, facts)
-    _check_sides(table)
-
-
-def _check_labels(table: pd.DataFrame, facts: manifest.Facts) -> None:
-    if unlabelled := int(table["label"].isna().sum()):
-        raise Refused(f"every sample or none must have a label, {unlabelled} of {len(table)} have none")
-    found = set(_labels(table["label"], facts.multi_label))
-    if unknown := sorted(found - set(facts.classes)):
-        raise Refused(f"labels must be of {', '.join(facts.classes)}, got {', '.join(unknown)}")
-    if len(found) < 1 + (not facts.multi_label):
-        raise Refused(f"there must be at least two classes, got only {', '.join(found) or 'none'}: check the labels")
-
-
-def _check_sides(table: pd.DataFrame) -> None:
-    patients = (
-        table.assign(patient=table["patient_id"].fillna(table["sample_id"])).groupby("split")["patient"].nunique()
-    )
-    if empty := [split for split in manifest.SPLITS if split not in patients.index]:
-        shares = ", ".join(f"{split} {patients.get(split, 0)}" for split in manifest.SPLITS)
-        raise Refused(
-            f"no sample stands in {' or '.join(empty)} (patients: {shares}): add patients, or change the shares or the "
-            "salt in ingest.split"
-        )
-
-
-def _counts(table: pd.DataFrame, facts: manifest.Facts) -> dict[str, dict[str, int]]:
-    """Return how many samples each class has in each split, or without classes how many there are."""
-    if not facts.classes:
-        return {split: {"samples": int((table["split"] == split).sum())} for split in manifest.SPLITS}
-    found = {split: Counter(_labels(rows["label"], facts.multi_label)) for split, rows in table.groupby("split")}
-    return {split: {name: found[split][name] for name in facts.classes} for split in manifest.SPLITS}
 
 
 def _notes(source: ModuleType, options: params.Section) -> list[str]:
     return source.notes(options) if hasattr(source, "notes") else []
 
 
-def _remarks(packed: packing.Packed, table: pd.DataFrame, facts: manifest.Facts, dropped: set[str]) -> list[str]:
+def _remarks(
+    packed: packing.Packed, table: pd.DataFrame, facts: manifest.Facts, dropped: set[str], folder: Path
+) -> list[str]:
     """Return what a reader of the report must know of how these samples came about."""
     remarks, plugin = [], plugins.load(kinds, facts.kind)
     if not facts.has_patients:
@@ -346,8 +293,19 @@ def _remarks(packed: packing.Packed, table: pd.DataFrame, facts: manifest.Facts,
         )
     if packed.rejected:
         remarks.append(f"{len(packed.rejected)} of {packed.count} items could not be read and are left out.")
+    if packed.flawed:
+        remarks.append(f"{len({item for item, *_ in packed.flawed})} items have flaws and were taken all the same.")
+    if facts.masks and (empty := _empty(table, folder)):
+        remarks.append(f"{empty} of {len(table)} {plugin.NOUNS} show no object: their masks are empty, and count.")
     if dropped:
         remarks.append(f"{len(dropped)} train or validation samples are left out: their copy stands on another side.")
     if facts.leak_pairs:
         remarks.append(f"{facts.leak_pairs} test samples have a copy in train or validation: the results flatter.")
     return remarks
+
+
+def _empty(table: pd.DataFrame, folder: Path) -> int:
+    """Return how many masks are empty."""
+    values = manifest.Values(folder)
+    masks = (values.mask(row) for row in table.itertuples())
+    return sum(mask is not None and not mask.any() for mask in masks)

@@ -35,8 +35,10 @@ def preprocess(
     """Write train and val to `arrays`, test to `holdout`, and return what `about.json` says of the three.
 
     A split's folder holds `inputs.npy` (N, ...), images (N, H, W, C) uint8 or windows (N, L, C) float32, `labels.npy`
-    (N,), int32 of classes or float32, or (N, L) uint8 of several labels at once, and `index.parquet`, in the order of
-    the manifest. The inputs are made here, or taken from what `preprocess_part` wrote for each shard.
+    (N,), int32 of classes or float32, (N, L) uint8 of several labels at once, or (N, H, W) uint8 of masks, and
+    `index.parquet`, in the order of the manifest; those of validation and test `instances.npy` (N, H, W) uint16 too,
+    where objects are told apart. The inputs and the maps are made here, or taken from what `preprocess_part` wrote for
+    each shard.
 
     Raises:
         Refused: validation did not pass or belongs to other samples, a split is empty, the task does not take the
@@ -54,9 +56,12 @@ def preprocess(
             ("test", sealed, made_before[1]),
         ):
             rows = job.rows(split)
-            blocks = _copied(parts, split) if parts else job.kind.arrays(rows, job.values, job.form)
-            _write(rows, blocks, job, folder / split)
-            np.save(folder / split / "labels.npy", job.labels(rows))
+            (folder / split).mkdir()
+            for layer in job.layers(split):
+                blocks = _copied(parts, split, layer) if parts else job.blocks(layer, rows)
+                _write(layer, rows, blocks, job, folder / split)
+            if not job.form.masks:
+                np.save(folder / split / "labels.npy", job.labels(rows))
             tables[split] = job.kind.index(rows, job.form)
             tables[split].to_parquet(folder / split / "index.parquet", index=False)
         about = _about(job, tables, json.loads((samples / "ingest.json").read_text()))
@@ -78,7 +83,7 @@ def preprocess_part(
     shard: int,
     shards: int,
 ) -> None:
-    """Write the inputs of one of `shards` shards of each split: train and val to `arrays`, test to `holdout`.
+    """Write inputs and maps of one of `shards` shards of each split: train and val to `arrays`, test to `holdout`.
 
     Raises:
         Refused: as `preprocess`, which takes the parts of all shards.
@@ -90,7 +95,19 @@ def preprocess_part(
         for split, folder in (("train", development), ("val", development), ("test", sealed)):
             rows = job.rows(split)
             mine = rows[own.rows(len(rows))].reset_index(drop=True)
-            _write(mine, job.kind.arrays(mine, job.values, job.form), job, folder / split)
+            (folder / split).mkdir()
+            for layer in job.layers(split):
+                _write(layer, mine, job.blocks(layer, mine), job, folder / split)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One file of arrays: the inputs, or maps that stand under them."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]  # of one array
+    source: str | None = None  # what the maps are made of
 
 
 @dataclass(frozen=True)
@@ -107,6 +124,22 @@ class Job:
     def rows(self, split: str) -> pd.DataFrame:
         """Return the samples of a split, in the order of the manifest."""
         return self.table[self.table["split"] == split].reset_index(drop=True)
+
+    def layers(self, split: str) -> list[Layer]:
+        """Return the files that are written block after block."""
+        form = self.form
+        found = [Layer("inputs.npy", form.dtype, form.shape)]
+        if form.masks:
+            found.append(Layer("labels.npy", "uint8", form.shape[:-1], "mask"))
+        if form.masks and split != "train" and self.table["instances_offset"].notna().all():
+            found.append(Layer("instances.npy", "uint16", form.shape[:-1], "instances"))
+        return found
+
+    def blocks(self, layer: Layer, rows: pd.DataFrame) -> Iterator[memoryview]:
+        """Return the arrays of a file, block after block."""
+        if layer.source is None:
+            return iter(self.kind.arrays(rows, self.values, self.form))
+        return iter(self.kind.layers(rows, self.values, self.form, layer.source))
 
     def labels(self, rows: pd.DataFrame) -> np.ndarray:
         """Return (N, ..) what is to be told of each array: as the values say it, else as the task finds it."""
@@ -125,6 +158,7 @@ def _job(base: params.Base, section: params.Preprocess, samples: Path, validatio
     for split in manifest.SPLITS:
         if not (table["split"] == split).any():
             raise Refused(f"split {split} is empty: preprocess needs train, val and test samples")
+    _check_masks(base, facts, task)
     values = manifest.Values(samples)
     form = kind.form(table, values, facts, section)
     if not form.preprocessing.get("horizon"):
@@ -132,6 +166,17 @@ def _job(base: params.Base, section: params.Preprocess, samples: Path, validatio
     elif not task.NUMBERS:
         raise Refused(f"preprocess.sequence.horizon gives numbers to predict, task {base.task} takes none: set it to 0")
     return Job(table, facts, values, kind, task, form)
+
+
+def _check_masks(base: params.Base, facts: manifest.Facts, task: ModuleType) -> None:
+    """Raise Refused where the task and the samples do not agree on what is told of a sample."""
+    wanted = getattr(task, "GIVES", None) == "map"
+    if facts.masks and not wanted:
+        raise Refused(
+            f"the samples have masks and no labels, task {base.task} wants labels: set base.task: segmentation"
+        )
+    if facts.boxes and not facts.masks:
+        raise Refused(f"the samples have boxes alone, which task {base.task} does not take")
 
 
 def _made_with(job: Job, base: params.Base, section: params.Preprocess, inputs: dict[str, Path]) -> dict[str, Any]:
@@ -178,7 +223,9 @@ def _about(job: Job, tables: dict[str, pd.DataFrame], ingested: dict[str, Any]) 
 
 
 def _counts(index: pd.DataFrame, facts: manifest.Facts) -> dict[str, int]:
-    """Return how many arrays there are of each class; in all, without classes or with several of one sample."""
+    """Return how many arrays there are of each class; in all, without classes or with several in one sample."""
+    if facts.masks:
+        return {"all": index["sample_id"].nunique()}  # of which there may be many windows
     if not facts.classes or facts.multi_label:
         return {"all": len(index)}
     found = index["label"].value_counts()
@@ -202,21 +249,20 @@ def _floors(
     return found | dict(job.kind.floors(inputs, np.concatenate(labels), patients, about, section, seed))
 
 
-def _write(rows: pd.DataFrame, blocks: Iterable[bytes | memoryview], job: Job, folder: Path) -> None:
-    """Write `blocks` of what `rows` become, one after the other, to `folder/inputs.npy`."""
-    folder.mkdir()
-    shape = (int(job.kind.counts(rows, job.form).sum()), *job.form.shape)
-    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(job.form.dtype)), "fortran_order": False, "shape": shape}
-    with (folder / "inputs.npy").open("wb") as file:  # not mapped: a full disk would kill the process without a word
+def _write(layer: Layer, rows: pd.DataFrame, blocks: Iterable[bytes | memoryview], job: Job, folder: Path) -> None:
+    """Write `blocks` of what `rows` become, one after the other, to a file in `folder`."""
+    shape = (int(job.kind.counts(rows, job.form).sum()), *layer.shape)
+    header = {"descr": np.lib.format.dtype_to_descr(np.dtype(layer.dtype)), "fortran_order": False, "shape": shape}
+    with (folder / layer.name).open("wb") as file:  # not mapped: a full disk would kill the process without a word
         np.lib.format.write_array_header_1_0(file, header)
         for block in blocks:
             file.write(block)
 
 
-def _copied(parts: Iterable[Path], split: str) -> Iterator[bytes]:
-    """Yield the inputs of all parts, block after block, without their headers."""
+def _copied(parts: Iterable[Path], split: str, layer: Layer) -> Iterator[bytes]:
+    """Yield the arrays of all parts, block after block, without their headers."""
     for part in parts:
-        with (part / split / "inputs.npy").open("rb") as file:
+        with (part / split / layer.name).open("rb") as file:
             np.lib.format.read_magic(file)
             np.lib.format.read_array_header_1_0(file)
             while block := file.read(CHUNK):

@@ -41,7 +41,7 @@ def train(base: params.Base, section: params.Train, *, arrays: Path, model: Path
     plan = members.plan(found, section, base.seed)
     for member in plan:
         data.batch_size(member.arrays.train, section)  # refuses one that cannot be shared
-    _check_views(section.tta, found)
+    _check_views(section.tta, found, plugins.load(tasks, base.task))
     with team.joined(here, _facts(base, section, arrays)) as us:
         if us.leads:
             return _lead(base, section, name, found, plan, us, arrays=arrays, model=model)
@@ -54,10 +54,15 @@ def train(base: params.Base, section: params.Train, *, arrays: Path, model: Path
     return {}
 
 
-def _check_views(section: params.Views, found: data.Arrays) -> None:
+def _check_views(section: params.Views, found: data.Arrays, task: ModuleType) -> None:
     kind = found.about["facts"]["kind"]
     if kind not in ("image", "volume") and section != params.Views():
         raise Refused(f"train.tta is about images and volumes, these samples are of kind {kind}: leave it out")
+    if section.shift_px and hasattr(task, "reduced"):
+        raise Refused(
+            f"train.tta.shift_px must be 0 where maps are predicted, got {section.shift_px}: what is moved out of the "
+            "image would be missing; flips are fine"
+        )
     if section.shift_px and section.shift_px >= min(found.shape[-3:-1]):
         size = "x".join(map(str, found.shape[:-1]))
         raise Refused(f"train.tta.shift_px must be less than the sides of the {kind}s, {size}, got {section.shift_px}")
@@ -85,19 +90,21 @@ def _lead(
                 for number, member in enumerate(plan)
             ]
             team.part(us)
-            from medloop.training import ensemble, export, views  # keras has its backend now
+            from medloop.training import ensemble, export, judging, views  # keras has its backend now
 
             networks = [each.network for each in fitted]
-            unseen = ensemble.out_of_fold(networks, plan, section.tta) if section.folds else None
+            unseen = ensemble.out_of_fold(networks, plan, section.tta, task) if section.folds else None
             trained = ensemble.mean(networks)
             export.save_keras(views.averaged(trained, section.tta), folder / "model.keras")
             export_onnx(folder / "model.keras", folder / "model.onnx")
-            outputs, judged = export.checked_outputs(folder, found.val.inputs), found.val
+            outputs, judged = export.checked_outputs(folder, found.val, task), found.val
             if unseen is not None:
                 outputs, judged = unseen, members.whole(found)
             target = fitted[0].spec.target
-            scores = {task.GATE: task.score(judged.labels, task.said(outputs, {"target": target}))}
-            pq.write_table(_predictions(judged, outputs), folder / "validation.parquet")
+            labels = judging.labels(judged, task, found.classes)
+            said = task.said(outputs, {"target": target, "classes": found.classes})
+            scores = {task.GATE: task.score(labels, said)}
+            pq.write_table(_predictions(judged.index, labels, outputs), folder / "validation.parquet")
             pq.write_table(pa.Table.from_pylist(_history(fitted)), folder / "history.parquet")
             pq.write_table(_development(found), folder / "development.parquet")
             about = {
@@ -250,12 +257,14 @@ def _code(section: params.Train) -> dict[str, str]:
     return {path.name: provenance.sha256(path) for path in files}
 
 
-def _predictions(split: data.Split, outputs: np.ndarray) -> pa.Table:
+def _predictions(index: pa.Table, labels: np.ndarray, outputs: np.ndarray) -> pa.Table:
     """Return sample_id, patient_id, labels and output_0 .. of all validation data; of windows start and block too."""
-    known = [name for name in ("sample_id", "patient_id", "start", "block") if name in split.index.column_names]
-    table = split.index.select(known)
-    for name, labels in predictions.label_columns(split.labels).items():
-        table = table.append_column(name, pa.array(labels))
+    known = [
+        name for name in ("sample_id", "patient_id", "start", "block", "top", "left") if name in index.column_names
+    ]
+    table = index.select(known)
+    for name, column in predictions.label_columns(labels).items():
+        table = table.append_column(name, pa.array(column))
     for i in range(outputs.shape[1]):
         table = table.append_column(f"output_{i}", pa.array(outputs[:, i]))
     return table.replace_schema_metadata()
@@ -270,7 +279,7 @@ def _development(arrays: data.Arrays) -> pa.Table:
     table = pa.concat_tables(parts).replace_schema_metadata()
     if arrays.about["facts"]["split_in_time"]:
         table = table.set_column(0, "patient_id", pa.nulls(len(table), pa.string()))
-    if "start" in arrays.train.index.column_names:  # windows: many of one sample
+    if {"start", "top"} & set(arrays.train.index.column_names):  # windows: many of one sample
         table = table.group_by(["patient_id", "content_sha256"], use_threads=False).aggregate([])
     return table
 

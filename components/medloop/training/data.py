@@ -1,6 +1,7 @@
 """The arrays that `preprocess` wrote, mapped into memory, and the order in which training sees them."""
 
 import json
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ SCHEMA_VERSION = 2
 SEGMENT_BYTES = 32 * 2**20  # of inputs in memory at a time; two segments are alive at once
 COUNTED_PIXELS = 2**22  # at a time, 8 bytes each while they are counted
 Segment = tuple[np.ndarray, np.ndarray, np.ndarray]  # inputs (S, B, ...), labels (S, B, ..), weights (S, B, ..)
+MASKS = 3  # axes of labels that are masks
 PARTNERS, SHARES = 1, 2  # streams of random numbers beside those of the order and the augmentation
 
 
@@ -29,7 +31,8 @@ class Split:
     """One side of the development data."""
 
     inputs: np.ndarray  # (N, H, W, C) uint8 or (N, L, C) float32, mapped into memory
-    labels: np.ndarray  # (N,) int32 of classes, else float32; (N, L) uint8 of several labels at once
+    # (N,) int32 of classes, else float32; (N, L) uint8 of several labels at once; (N, H, W) uint8, mapped, of masks
+    labels: np.ndarray
     index: pa.Table  # sample_id, patient_id, ... a row per input
     kind: ModuleType  # of sample
 
@@ -70,8 +73,10 @@ def read(folder: Path) -> Arrays:
     for name, split in (("train", arrays.train), ("val", arrays.val)):
         if split.labels.ndim == 1:
             _refuse_absent(arrays.classes, split.labels, name)
-    if arrays.train.labels.ndim > 1:
+    if arrays.train.labels.ndim == 2:
         _refuse_constant(arrays.classes, arrays.train.labels)
+    if arrays.train.labels.ndim == MASKS:
+        _refuse_unseen(arrays.classes, arrays.train.labels)
     return arrays
 
 
@@ -87,19 +92,41 @@ def _refuse_constant(classes: list[str], labels: np.ndarray) -> None:
         raise Refused(f"split train needs samples with every label and without it, not so for: {', '.join(constant)}")
 
 
+def _refuse_unseen(classes: list[str], masks: np.ndarray) -> None:
+    having = presence(masks, len(classes)).sum(axis=0).tolist()
+    if unseen := [name for name, count in zip(classes, having, strict=True) if not count]:
+        raise Refused(f"split train needs masks with every class, none of its masks has: {', '.join(unseen)}")
+
+
+def presence(masks: np.ndarray, classes: int) -> np.ndarray:
+    """Return whether (N, classes) each mask (N, H, W) has a pixel of each class, a few in memory at a time.
+
+    Raises:
+        Refused: a pixel is of no class.
+    """
+    found = np.zeros((len(masks), 1 + classes), bool)
+    for place in range(len(masks)):
+        pixels = np.bincount(masks[place : place + 1].ravel(), minlength=1 + classes)
+        if len(pixels) > 1 + classes:
+            raise Refused(f"masks must hold 0 to {classes}, the number of classes, got {len(pixels) - 1}")
+        found[place] = pixels > 0
+    return found[:, 1:]
+
+
 def _split(folder: Path, kind: str) -> Split:
-    inputs = np.load(folder / "inputs.npy", mmap_mode="r")
+    inputs, labels = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("inputs", "labels"))
     index = pq.read_table(folder / "index.parquet")
-    return Split(inputs, np.load(folder / "labels.npy"), index, plugins.load(kinds, kind))
+    return Split(inputs, labels if labels.ndim == MASKS else np.array(labels), index, plugins.load(kinds, kind))
 
 
 def sample_weights(labels: np.ndarray, classes: int, mode: str, sampling: str = "natural") -> np.ndarray:
     """Return (N,) float32: ones, or with "balanced" weights under which every class counts the same, mean one.
 
     They are ones under balanced sampling too, where every class counts the same already. Of several labels at once
-    (N, L) each has weights of its own, (N, L): samples with it and samples without it count the same.
+    (N, L) each has weights of its own, (N, L): samples with it and samples without it count the same. Of masks they are
+    ones: their loss counts every class the same.
     """
-    if mode == "none" or sampling == "balanced" or not classes:
+    if mode == "none" or sampling == "balanced" or not classes or labels.ndim == MASKS:
         return np.ones(len(labels), np.float32)
     if labels.ndim > 1:
         having = labels.mean(axis=0)
@@ -176,7 +203,7 @@ def epoch_segments(
 
     The last batch is filled up with samples of weight zero, so that every batch has one shape. Of several nodes each
     gets its part of every batch. The next segment is made while the caller trains on this one. Under `train.mixup`
-    labels are shares of classes, (S, B, classes) float32.
+    labels are shares of classes, (S, B, classes) float32. Masks (S, B, H, W) move with their images.
     """
     batch = batch_size(split, section)
     part = Part(batch, slice(node * batch // section.nodes, (node + 1) * batch // section.nodes))
@@ -184,27 +211,35 @@ def epoch_segments(
     counted = np.arange(-(-len(split.labels) // batch) * batch).reshape(-1, batch)[:, part.rows] < len(split.labels)
     if section.mixup:
         partners = _batches(split.labels, batch, section.sampling, [seed, epoch, 0, PARTNERS])[:, part.rows]
-    size = split.inputs.dtype.itemsize * int(np.prod(split.inputs.shape[1:]))  # bytes
+    masks = split.labels.ndim == MASKS
+    size = split.inputs.dtype.itemsize * math.prod(split.inputs.shape[1:])  # bytes
+    size += split.labels.dtype.itemsize * math.prod(split.labels.shape[1:]) if masks else 0
     steps = max(1, SEGMENT_BYTES // (batch * size))
 
-    def augmented(rows: np.ndarray, *stream: int) -> np.ndarray:
-        random = np.random.default_rng([seed, epoch, *stream])
-        return np.asarray(split.kind.augment(split.inputs[rows], section.augment, random, part))
+    def augmented(rows: np.ndarray, *stream: int) -> tuple[np.ndarray, np.ndarray]:
+        random, labels = np.random.default_rng([seed, epoch, *stream]), split.labels[rows]
+        if masks:
+            inputs, labels = split.kind.augment(split.inputs[rows], section.augment, random, part, masks=labels)
+        else:
+            inputs = split.kind.augment(split.inputs[rows], section.augment, random, part)
+        return inputs, labels
 
     def make(first: int) -> Segment:
         rows = chosen[first : first + steps]
         inputs = np.empty((*rows.shape, *split.inputs.shape[1:]), split.inputs.dtype)
-        labels, scale = split.labels[rows], weights[rows]
+        labels, scale = np.empty((*rows.shape, *split.labels.shape[1:]), split.labels.dtype), weights[rows]
         if section.mixup:
             classes = split.labels.shape[1] if split.labels.ndim > 1 else split.labels.max() + 1
             labels = np.empty((*rows.shape, classes), np.float32)
         for i in range(len(rows)):
-            inputs[i] = augmented(rows[i], first + i)
-            if section.mixup:
+            inputs[i], own = augmented(rows[i], first + i)
+            if not section.mixup:
+                labels[i] = own
+            else:
                 others = partners[first + i]
                 random = np.random.default_rng([seed, epoch, first + i, SHARES])
                 share = random.beta(section.mixup, section.mixup, batch)[part.rows]
-                inputs[i] = mixup.inputs(inputs[i], augmented(others, first + i, PARTNERS), share)
+                inputs[i] = mixup.inputs(inputs[i], augmented(others, first + i, PARTNERS)[0], share)
                 labels[i], scale[i] = mixup.labels(split.labels, weights, rows[i], others, share)
         real = counted[first : first + steps]
         return inputs, labels, scale * real.reshape(*real.shape, *[1] * (scale.ndim - real.ndim))

@@ -6,7 +6,8 @@ segment of an epoch is one call.
 
 import functools
 import importlib
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
@@ -16,8 +17,8 @@ from medloop.training.average import Average, variables
 from medloop.training.data import Segment
 
 PREDICT_BATCH = 256
+MAP_PIXELS = 2**20  # of the images of a batch, where the network gives a map of each
 Advance = Callable[[Segment], np.ndarray]
-Predict = Callable[[np.ndarray], np.ndarray]
 
 
 def trainer(
@@ -49,23 +50,33 @@ def trainer(
     return _jax_trainer(network, optimizer, loss, loop, spread, average)
 
 
-def predictor(network: keras.Model) -> Predict:
-    """Return a function from inputs (N, ...) to outputs (N, K) float32, with today's weights."""
-    name = keras.backend.backend()
-    make = {"tensorflow": _tensorflow_predictor, "jax": _jax_predictor, "torch": _torch_predictor}[name]
-    predict = make(network)
+class Predictor:
+    """From inputs (N, ...) to outputs (N, K), or maps (N, H, W, K), float32, with today's weights."""
 
-    def logits(images: np.ndarray) -> np.ndarray:
-        size = min(PREDICT_BATCH, len(images))
-        parts = []
-        for first in range(0, len(images), size):
-            batch = np.asarray(images[first : first + size])
+    def __init__(self, network: keras.Model) -> None:
+        name = keras.backend.backend()
+        make = {"tensorflow": _tensorflow_predictor, "jax": _jax_predictor, "torch": _torch_predictor}[name]
+        self._predict, self._batch = make(network), batch_of(network.output_shape)
+
+    def __call__(self, inputs: np.ndarray) -> np.ndarray:
+        """Return the outputs of all inputs."""
+        return np.concatenate([outputs for _, outputs in self.parts(inputs)])
+
+    def parts(self, inputs: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+        """Yield which inputs, and their outputs, one batch after the other: those of all may be too large to hold."""
+        size = min(self._batch, len(inputs))
+        for first in range(0, len(inputs), size):
+            batch = np.asarray(inputs[first : first + size])
             missing = size - len(batch)  # another size would be compiled anew
             padded = np.concatenate([batch, np.repeat(batch[-1:], missing, axis=0)]) if missing else batch
-            parts.append(predict(padded)[: len(batch)])
-        return np.concatenate(parts)
+            yield slice(first, first + len(batch)), self._predict(padded)[: len(batch)]
 
-    return logits
+
+def batch_of(output_shape: tuple[int | None, ...]) -> int:
+    """Return how many inputs are predicted at once by a network with outputs of a shape (None, ...)."""
+    if len(output_shape) < 4:
+        return PREDICT_BATCH
+    return max(1, min(PREDICT_BATCH, MAP_PIXELS // math.prod(side or 1 for side in output_shape[1:3])))
 
 
 def _tensorflow_trainer(
@@ -93,7 +104,7 @@ def _tensorflow_trainer(
     return lambda segment: compiled(*((array.shape[2:], array.dtype) for array in segment))(*segment).numpy()
 
 
-def _tensorflow_predictor(network: keras.Model) -> Predict:
+def _tensorflow_predictor(network: keras.Model) -> Callable[[Any], np.ndarray]:
     tf = importlib.import_module("tensorflow")
 
     @tf.function(input_signature=[tf.TensorSpec((None, *network.input_shape[1:]), network.inputs[0].dtype)])
@@ -166,7 +177,7 @@ def _jax_trainer(
     return advance
 
 
-def _jax_predictor(network: keras.Model) -> Predict:
+def _jax_predictor(network: keras.Model) -> Callable[[Any], np.ndarray]:
     jax = importlib.import_module("jax")
 
     @jax.jit
@@ -200,7 +211,7 @@ def _torch_trainer(network: keras.Model, optimizer: keras.Optimizer, loss: Any, 
     return advance
 
 
-def _torch_predictor(network: keras.Model) -> Predict:
+def _torch_predictor(network: keras.Model) -> Callable[[Any], np.ndarray]:
     torch = importlib.import_module("torch")
 
     def logits(images: np.ndarray) -> np.ndarray:

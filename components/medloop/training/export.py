@@ -6,16 +6,20 @@ import json
 import re
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import keras
 import numpy as np
 
 from medloop.errors import Refused
 from medloop.inference import Network
-from medloop.training import canonical, engine
+from medloop.training import canonical, engine, judging
+from medloop.training.data import Split
 
 TOLERANCE = 1e-4  # between the outputs of the two files; relative to the largest one where that is above one
+MAP_TOLERANCE = 1e-3  # of maps: of millions of logits the worst is rounded by 2e-4, and its image is a dark one
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest date that a zip can hold
 
 
@@ -51,21 +55,34 @@ def save_onnx(source: Path, target: Path) -> None:
     canonical.rewrite(target, "outputs")
 
 
-def checked_outputs(folder: Path, inputs: np.ndarray) -> np.ndarray:
+def checked_outputs(folder: Path, split: Split, task: ModuleType) -> np.ndarray:
     """Return the outputs (N, K) of `folder/model.onnx`, after comparing them with those of `folder/model.keras`.
 
+    Of maps they are what the task keeps of them; all of their pixels are compared.
+
     Raises:
-        Refused: they differ by more than TOLERANCE.
+        Refused: they differ by more than TOLERANCE, maps by more than MAP_TOLERANCE.
     """
-    wanted = engine.predictor(keras.models.load_model(folder / "model.keras"))(inputs)
-    exported = Network(folder / "model.onnx").outputs(inputs)
-    difference = float(np.abs(exported - wanted).max() / max(1.0, np.abs(wanted).max()))
-    if not difference <= TOLERANCE:
+    saved, exported = keras.models.load_model(folder / "model.keras"), Network(folder / "model.onnx")
+    furthest, largest = 0.0, 1.0
+
+    def compared() -> Iterator[tuple[slice, np.ndarray]]:
+        nonlocal furthest, largest
+        size = engine.batch_of(saved.output_shape)
+        both = zip(engine.Predictor(saved).parts(split.inputs), exported.parts(split.inputs, size), strict=True)
+        for (rows, wanted), came in both:
+            furthest = max(furthest, np.nan_to_num(np.abs(came - wanted).max(), nan=np.inf))
+            largest = max(largest, float(np.abs(wanted).max()))
+            yield rows, came
+
+    outputs = judging.outputs(compared(), split.labels, task)
+    difference, allowed = furthest / largest, MAP_TOLERANCE if judging.of_maps(task) else TOLERANCE
+    if not difference <= allowed:
         raise Refused(
-            f"model.keras and model.onnx must agree to {TOLERANCE:g} on the validation data, they differ by "
+            f"model.keras and model.onnx must agree to {allowed:g} on the validation data, they differ by "
             f"{difference:.2g}: the architecture uses an operation that is exported wrongly; replace it by another"
         )
-    return exported
+    return outputs
 
 
 def weights_sha256(network: keras.Model) -> str:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from medloop import params
 from medloop.errors import Refused
-from medloop.training import backend, data, engine, network
+from medloop.training import backend, data, engine, judging, network
 from medloop.training.average import Average
 from medloop.training.checkpoint import Checkpoint, State
 from medloop.training.team import ALONE, Team
@@ -47,7 +47,7 @@ def fit(
     """
     made = _built(spec, task, section)
     net = made.judged
-    predict, train = engine.predictor(net), _for_loss(arrays.train, task, spec)
+    predict, train = engine.Predictor(net), _for_loss(arrays.train, task, spec)
     weights = _weights(arrays, section)
     state, best = checkpoint.restore(made.variables)
     if team.nodes > 1:
@@ -60,7 +60,7 @@ def fit(
             made.optimizer.learning_rate = rate(section, epoch)
             segments = data.epoch_segments(train, weights, section, seed=seed, epoch=epoch, node=team.node)
             loss = _train(made.advance, segments, len(weights) / team.nodes, bar)
-            entry = {"loss": loss, **_validate(predict, arrays.val, task, spec), "learning_rate": rate(section, epoch)}
+            entry = {"loss": loss, **_validate(predict, arrays, task, spec), "learning_rate": rate(section, epoch)}
             team.agree(entry)
             _refuse_nan(spec.architecture, epoch, entry)
             state = advanced(state, entry, task.GATE, section.keep)
@@ -176,7 +176,7 @@ def _train(advance: engine.Advance, segments: Iterator[data.Segment], count: flo
         losses += advance(segment).tolist()
         if not math.isfinite(losses[-1]):
             return math.nan
-        done += segment[1].size
+        done += segment[1].shape[0] * segment[1].shape[1]
         bar.update(min(1.0, done / count) - (bar.n - before))
     bar.n = round(before) + 1
     return math.fsum(losses) * segment[1].shape[1] / count
@@ -186,15 +186,18 @@ def _for_loss(split: data.Split, task: ModuleType, spec: network.Spec) -> data.S
     return replace(split, labels=task.scaled(split.labels, spec.target))
 
 
-def _validate(predict: engine.Predict, split: data.Split, task: ModuleType, spec: network.Spec) -> dict[str, float]:
-    outputs = predict(split.inputs)
+def _validate(predict: engine.Predictor, arrays: data.Arrays, task: ModuleType, spec: network.Spec) -> dict[str, float]:
+    split, loss = arrays.val, math.nan
+    if judging.of_maps(task):
+        outputs, loss = judging.outputs_and_loss(predict.parts(split.inputs), split.labels, task)
+    else:
+        outputs = predict(split.inputs)
     if not np.isfinite(outputs).all():
         return {"val_loss": math.nan, f"val_{task.GATE}": math.nan}
-    loss = task.loss()(task.scaled(split.labels, spec.target), outputs)
-    return {
-        "val_loss": float(loss),
-        f"val_{task.GATE}": task.score(split.labels, task.said(outputs, {"target": spec.target})),
-    }
+    if not judging.of_maps(task):
+        loss = float(task.loss()(task.scaled(split.labels, spec.target), outputs))
+    said = task.said(outputs, {"target": spec.target, "classes": arrays.classes})
+    return {"val_loss": loss, f"val_{task.GATE}": task.score(judging.labels(split, task, arrays.classes), said)}
 
 
 def _refuse_nan(architecture: str, epoch: int, entry: dict[str, float]) -> None:

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from medloop import dealing, params
 from medloop.errors import Refused
-from medloop.training.data import Arrays, Split
+from medloop.training.data import MASKS, Arrays, Split, presence
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class Rows:
     def __init__(self, parts: Sequence[np.ndarray], rows: np.ndarray) -> None:
         self._parts, self._rows = parts, rows
         self.shape, self.dtype = (len(rows), *parts[0].shape[1:]), parts[0].dtype
+        self.ndim = len(self.shape)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -72,16 +73,21 @@ def whole(arrays: Arrays) -> Split:
 def dealt(together: Split, folds: int, seed: int) -> np.ndarray:
     """Return the fold (N,) of each sample: a patient's samples share one, and each fold has its share of every class.
 
-    A sample whose patient is unknown counts as a patient of its own, one with several labels for the rarest of them.
+    A sample whose patient is unknown counts as a patient of its own, one with several labels for the rarest of them; a
+    mask has the labels of its pixels.
 
     Raises:
         Refused: a class has fewer patients than there are folds.
     """
     known = zip(together.index["patient_id"].to_pylist(), together.index["sample_id"].to_pylist(), strict=True)
     names = [f"sample {sample}" if patient is None else f"patient {patient}" for patient, sample in known]
-    fold, fewest = dealing.dealt(names, _classes(together.labels), folds, seed)
-    if together.labels.ndim > 1:
-        having = [np.asarray(names)[column > 0] for column in together.labels.T]
+    labels = together.labels
+    if labels.ndim == MASKS:
+        shown = presence(labels, np.iinfo(labels.dtype).max)
+        labels = shown[:, shown.any(axis=0)]
+    fold, fewest = dealing.dealt(names, _classes(labels), folds, seed)
+    if labels.ndim > 1:
+        having = [np.asarray(names)[column > 0] for column in labels.T]
         fewest = min(len(np.unique(each)) for each in having)
     if fewest < folds:
         raise Refused(f"train.folds must be at most {fewest}, the number of patients of the rarest class, got {folds}")
@@ -97,7 +103,8 @@ def _classes(labels: np.ndarray) -> np.ndarray:
 
 
 def _part(arrays: Arrays, rows: np.ndarray) -> Split:
-    labels = np.concatenate([arrays.train.labels, arrays.val.labels])
+    both = [arrays.train.labels, arrays.val.labels]
+    labels: Any = Rows(both, rows) if both[0].ndim == MASKS else np.concatenate(both)[rows]
     index = pa.concat_tables([arrays.train.index, arrays.val.index])
     inputs: Any = Rows([arrays.train.inputs, arrays.val.inputs], rows)
-    return Split(inputs, labels[rows], index.take(pa.array(rows)), arrays.train.kind)
+    return Split(inputs, labels, index.take(pa.array(rows)), arrays.train.kind)

@@ -16,8 +16,9 @@ def averaged(trained: keras.Model, section: params.Views) -> keras.Model:
     """Return a network whose logits are the mean of those that `trained` gives to the views; itself if there is one.
 
     Args:
-        trained: from images (B, H, W, C) or volumes (B, D, H, W, C) uint8 to logits (B, outputs).
-        section: which views.
+        trained: from images (B, H, W, C) or volumes (B, D, H, W, C) uint8 to logits (B, outputs), or to a map of them
+            (B, H, W, outputs), which is turned back before the mean.
+        section: which views; of maps no shifted ones.
     """
     [given] = trained.inputs
     image = keras.Input(given.shape[1:], dtype=given.dtype, name=given.name)
@@ -25,6 +26,9 @@ def averaged(trained: keras.Model, section: params.Views) -> keras.Model:
     if len(seen) == 1:
         return trained
     logits = trained(ops.concatenate(seen, axis=0))  # (views * B, outputs)
+    if len(trained.output_shape) == 4:
+        back = [_flipped(each, *way) for each, way in zip(ops.split(logits, len(seen)), _flips(section), strict=True)]
+        return keras.Model(image, ops.mean(ops.stack(back), axis=0), name=trained.name)
     logits = ops.reshape(logits, (len(seen), -1, trained.output_shape[-1]))
     return keras.Model(image, ops.mean(logits, axis=0), name=trained.name)
 
@@ -34,11 +38,19 @@ def views(image: Any, section: params.Views) -> list[Any]:
     seen, by = [image], section.shift_px
     if by:
         seen += [_shifted(image, axis, forward, by) for axis in (-3, -2) for forward in (True, False)]
-    if section.flip_horizontal:
-        seen += [each[..., ::-1, :] for each in seen]
-    if section.flip_vertical:
-        seen += [each[..., ::-1, :, :] for each in seen]
-    return seen
+    return [_flipped(each, *way) for way in _flips(section) for each in seen]
+
+
+def _flips(section: params.Views) -> list[tuple[bool, bool]]:
+    """Return the ways in which images are flipped, each (left to right, upside down)."""
+    sideways = [False, True] if section.flip_horizontal else [False]
+    over = [False, True] if section.flip_vertical else [False]
+    return [(horizontal, vertical) for vertical in over for horizontal in sideways]
+
+
+def _flipped(image: Any, horizontal: bool, vertical: bool) -> Any:
+    image = image[..., ::-1, :] if horizontal else image
+    return image[..., ::-1, :, :] if vertical else image
 
 
 def _shifted(image: Any, axis: int, forward: bool, by: int) -> Any:

@@ -1,0 +1,114 @@
+"""Changed copies of images, and of the masks that belong to them."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import cv2
+import numpy as np
+
+from medloop import params
+from medloop.kinds import Part
+
+NO_OTHER: Any = None  # OpenCV's second map, where the first holds both coordinates
+LATTICE = 3  # places along each side that an elastic deformation moves
+
+
+def changed(
+    images: np.ndarray,
+    section: params.Augment,
+    random: np.random.Generator,
+    part: Part,
+    masks: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray | None]:
+    """Return changed copies of images (N, H, W, C) uint8 and of masks (N, H, W); the state of `random` decides.
+
+    Geometry comes first, and alike for both: rotation, zoom, shift, crop and elastic deformation in one interpolation,
+    linear for images and nearest for masks, edges repeated; then flips. Then images alone: contrast about the image's
+    mean, and noise in units of the image's standard deviation.
+    """
+    if section.rotate_deg or section.zoom or section.shift or section.crop or section.elastic:
+        images, masks = _moved(images, section, random, part, masks)
+    for wanted, axis in ((section.flip_horizontal, 2), (section.flip_vertical, 1)):
+        if wanted:
+            chosen = random.random(part.count)[part.rows] < 0.5
+            images = _flipped(images, chosen, axis)
+            masks = None if masks is None else _flipped(masks, chosen, axis)
+    if section.contrast or section.noise:
+        images = _graded(images, section, random, part)
+    return images, masks
+
+
+def _moved(
+    images: np.ndarray, section: params.Augment, random: np.random.Generator, part: Part, masks: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray | None]:
+    size = images.shape[1:3]
+    matrices = list(_matrices(size, section, random, part))
+    places = _places(size, section, random, part) if section.elastic else None
+    moved, moved_masks = np.empty_like(images), None if masks is None else np.empty_like(masks)
+    for i, matrix in enumerate(matrices):
+        bent = None if places is None else next(places)
+        moved[i] = _warped(images[i], matrix, bent, cv2.INTER_LINEAR).reshape(images.shape[1:])
+        if masks is not None and moved_masks is not None:
+            moved_masks[i] = _warped(masks[i], matrix, bent, cv2.INTER_NEAREST)
+    return moved, moved_masks
+
+
+def _matrices(
+    size: tuple[int, ...], section: params.Augment, random: np.random.Generator, part: Part
+) -> Iterator[np.ndarray]:
+    """Yield for each image the (2, 3) matrix that leads from a place (x, y) in it to one in the copy."""
+    height, width = size
+    angle = random.uniform(-section.rotate_deg, section.rotate_deg, part.count)[part.rows]
+    zoom = 1 + random.uniform(-section.zoom, section.zoom, part.count)[part.rows]
+    shift = random.uniform(-section.shift, section.shift, (part.count, 2))[part.rows] * np.array([width, height])
+    cut, place = np.zeros(len(angle)), np.zeros((len(angle), 2))
+    if section.crop:
+        cut = random.uniform(0, section.crop, part.count)[part.rows]
+        place = random.random((part.count, 2))[part.rows]
+    centre = ((width - 1) / 2, (height - 1) / 2)
+    for i in range(len(angle)):
+        matrix = cv2.getRotationMatrix2D(centre, float(angle[i]), float(zoom[i]))
+        matrix[:, 2] += shift[i]
+        if section.crop:  # what is kept becomes as large as all was; a pixel's centre lies half a pixel in
+            before = 0.5 - place[i] * cut[i] * np.array([width, height])
+            matrix = np.column_stack([matrix[:, :2], matrix[:, 2] + before]) / (1 - cut[i])
+            matrix -= [[0, 0, 0.5], [0, 0, 0.5]]
+        yield np.asarray(matrix)
+
+
+def _places(
+    size: tuple[int, ...], section: params.Augment, random: np.random.Generator, part: Part
+) -> Iterator[np.ndarray]:
+    """Yield for each copy the place (x, y) that each of its pixels comes from, (H, W, 2) float32.
+
+    Source: Ronneberger et al., U-Net, 2015: random displacements on a coarse lattice, bicubic between them.
+    """
+    height, width = size
+    drawn = random.uniform(-section.elastic, section.elastic, (part.count, LATTICE, LATTICE, 2))[part.rows]
+    coarse = (drawn * np.array([width, height])).astype(np.float32)
+    own = np.dstack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)))
+    return (own + cv2.resize(each, (width, height), interpolation=cv2.INTER_CUBIC) for each in coarse)
+
+
+def _warped(image: np.ndarray, matrix: np.ndarray, bent: np.ndarray | None, way: int) -> np.ndarray:
+    height, width = image.shape[:2]
+    if bent is None:
+        return cv2.warpAffine(image, matrix, (width, height), flags=way, borderMode=cv2.BORDER_REPLICATE)
+    source = cv2.transform(bent, cv2.invertAffineTransform(matrix))  # (H, W, 2)
+    return cv2.remap(image, source, NO_OTHER, way, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _flipped(images: np.ndarray, chosen: np.ndarray, axis: int) -> np.ndarray:
+    return np.where(chosen.reshape(-1, *[1] * (images.ndim - 1)), np.flip(images, axis), images)
+
+
+def _graded(images: np.ndarray, section: params.Augment, random: np.random.Generator, part: Part) -> np.ndarray:
+    drawn = random.uniform(-section.contrast, section.contrast, (part.count, 1, 1, 1))[part.rows]
+    factor = 1 + drawn.astype(np.float32)
+    gray = images.astype(np.float32)
+    mean, deviation = gray.mean(axis=(1, 2, 3), keepdims=True), gray.std(axis=(1, 2, 3), keepdims=True)
+    gray = (gray - mean) * factor + mean
+    if section.noise:
+        noise = random.standard_normal((part.count, *gray.shape[1:]), np.float32)[part.rows]
+        gray += section.noise * deviation * noise
+    return np.clip(np.rint(gray), 0, 255).astype(np.uint8)

@@ -1,0 +1,42 @@
+"""What a network says of labelled data, in numbers.
+
+Of maps (N, H, W, K) a few numbers for each image stand for outputs and labels, and are taken while its map is there:
+the maps of all images would fill the memory.
+"""
+
+from collections.abc import Iterator, Sequence
+from types import ModuleType
+
+import numpy as np
+
+from medloop.training.data import Split
+
+Parts = Iterator[tuple[slice, np.ndarray]]
+
+
+def of_maps(task: ModuleType) -> bool:
+    """Return whether the networks of a task give a map of each image."""
+    return hasattr(task, "reduced")
+
+
+def outputs(parts: Parts, labels: np.ndarray, task: ModuleType) -> np.ndarray:
+    """Return the outputs (N, K) of all parts, of maps what the task keeps of them beside `labels` (N, H, W)."""
+    if not of_maps(task):
+        return np.concatenate([part for _, part in parts])
+    return np.concatenate([task.reduced(part, labels[rows]) for rows, part in parts])
+
+
+def labels(split: Split, task: ModuleType, classes: Sequence[str]) -> np.ndarray:
+    """Return the labels of samples, (N,) or (N, L), of masks what the task keeps of them."""
+    found: np.ndarray = task.areas(split.labels, len(classes)) if of_maps(task) else split.labels
+    return found
+
+
+def outputs_and_loss(parts: Parts, labels: np.ndarray, task: ModuleType) -> tuple[np.ndarray, float]:
+    """Return what is kept of maps (N, K), and their mean loss."""
+    loss, kept, lost = task.loss(), [], 0.0
+    for rows, part in parts:
+        truth = labels[rows]
+        kept.append(task.reduced(part, truth))
+        lost += float(loss(truth, part)) * len(part)
+    return np.concatenate(kept), lost / len(labels)
