@@ -183,13 +183,13 @@ def test_a_new_source_is_one_new_file(tmp_path):
         ({"train": {"epochs": 0}}, "train.epochs: Input should be greater than or equal to 1, got 0"),
         (
             {"ingest": {"source": "nix"}},
-            "unknown source 'nix'; known: dicom, folder, medmnist, medmnist3d, nifti, phantom",
+            "unknown source 'nix'; known: coco, dicom, dicom_seg, folder, masks, medmnist, medmnist3d, nifti, phantom",
         ),
         ({"base": {"task": "nix"}}, "unknown task 'nix'; known: classification"),
         ({"validate": {"suite": "nix"}}, "unknown expectation 'nix'; known: image"),
         (
             {"train": {"architectures": ["nix"], "hyper": {"nix": {}}}},
-            "unknown model 'nix'; known: attention, cnn, cnn3d, convnext, densenet",
+            "unknown model 'nix'; known: attention, attention_unet, cnn, cnn3d, convnext, densenet",
         ),
         ({"ingest": {"source": "medmnist", "options": {"medmnist": {"name": "nixmnist"}}}}, "breastmnist"),
         ({"ingest": {"root": "data/nowhere"}}, "data/nowhere"),

@@ -9,5 +9,7 @@ def test_a_module_is_found_by_its_file_name():
 
 
 def test_a_miss_lists_what_exists():
-    with pytest.raises(Refused, match=r"unknown model 'resnet9000'; known: attention, cnn, cnn3d, convnext, densenet"):
+    with pytest.raises(
+        Refused, match=r"unknown model 'resnet9000'; known: attention, attention_unet, cnn, cnn3d, convnext, densenet"
+    ):
         plugins.load(models, "resnet9000")

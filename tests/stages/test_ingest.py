@@ -199,8 +199,8 @@ REFUSED = [
     ({}, {"fault": "twin"}, "came twice"),
     ({}, {"cuont": 1}, r"ingest.options.toy: unknown parameter cuont; did you mean 'count'\?"),
     ({}, {"count": "many"}, "ingest.options.toy: count: .*got 'many'"),
-    ({"options": {"tyo": {}}}, {}, "unknown source 'tyo'; known: dicom, .*toy"),
-    ({"source": "picture"}, {}, "unknown source 'picture'; known: dicom, folder, medmnist"),
+    ({"options": {"tyo": {}}}, {}, "unknown source 'tyo'; known: coco, dicom, .*toy"),
+    ({"source": "picture"}, {}, "unknown source 'picture'; known: coco, dicom, dicom_seg, folder, masks, medmnist"),
 ]
 
 

@@ -40,7 +40,7 @@ def test_a_file_without_a_kind_counts_as_a_convolution_and_a_wrong_kind_is_refus
 def test_an_unknown_architecture_is_refused_with_those_that_exist():
     with pytest.raises(
         Refused,
-        match=r"unknown model 'nix'; known: attention, cnn, cnn3d, convnext, densenet, .*vit",
+        match=r"unknown model 'nix'; known: attention, attention_unet, cnn, cnn3d, convnext, densenet, .*vit",
     ):
         backend.kind("nix")
 

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from medloop.training import backend
+from medloop.tasks import classification
+from medloop.training import backend, data
+
+
+def unlabelled(inputs):
+    """Return inputs as validation data of which the labels do not matter."""
+    return data.Split(inputs, np.zeros(len(inputs), np.int32), None, None)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +44,7 @@ def test_every_network_of_sequences_is_exported_as_it_is(name, hyper, normalisat
     model = network.build(spec)
     export.save_keras(model, tmp_path / "model.keras")
     export.save_onnx(tmp_path / "model.keras", tmp_path / "model.onnx")
-    outputs = export.checked_outputs(tmp_path, windows)  # refuses a difference
+    outputs = export.checked_outputs(tmp_path, unlabelled(windows), classification)  # refuses a difference
     assert outputs.shape == (5, 3)
     assert Network(tmp_path / "model.onnx").dtype == np.float32
     if padded:  # what stands where nothing is real does not matter
@@ -63,7 +69,7 @@ def test_every_network_of_volumes_is_exported_as_it_is_with_its_views(name, hype
     for file in ("model.onnx", "again.onnx"):
         export.save_onnx(tmp_path / "model.keras", tmp_path / file)
     assert (tmp_path / "model.onnx").read_bytes() == (tmp_path / "again.onnx").read_bytes()
-    outputs = export.checked_outputs(tmp_path, volumes)  # refuses a difference
+    outputs = export.checked_outputs(tmp_path, unlabelled(volumes), classification)  # refuses a difference
     if seen == 1:
         np.testing.assert_allclose(outputs, plain(volumes), atol=1e-4)
         return
