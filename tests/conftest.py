@@ -1,7 +1,9 @@
 """What several tests share: where the real data is, and a state of its own for each test."""
 
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -53,3 +55,13 @@ def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Monk
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
     return folder
+
+
+@pytest.fixture(autouse=True)
+def own_log() -> Iterator[None]:
+    """Remove the log handlers that a test's libraries added, which write to a stderr that is closed by then."""
+    before, loud = set(logging.root.handlers), logging.raiseExceptions
+    yield
+    logging.raiseExceptions = loud
+    for handler in set(logging.root.handlers) - before:
+        logging.root.removeHandler(handler)

@@ -1,4 +1,5 @@
 import json
+import logging
 
 import numpy as np
 import pandas as pd
@@ -108,6 +109,19 @@ def test_a_state_that_cannot_be_written_to_hides_no_message_and_shows_no_name(mo
     said = capfd.readouterr().err
     assert "unexpected FileNotFoundError" in said
     assert "wanted one thing, got another" in said
+    assert "MUELLER" not in said
+
+
+def test_a_log_that_cannot_be_written_to_shows_no_name(monkeypatch, capfd, tmp_path):
+    monkeypatch.setenv("MEDLOOP_STATE", "/proc/nowhere")
+    monkeypatch.setenv("MEDLOOP_RUN", "run-1")
+    with (tmp_path / "log").open("w") as stream:
+        closed = logging.StreamHandler(stream)
+    logging.root.addHandler(closed)
+    with pytest.raises(SystemExit), kubeflow.step("ingest"):
+        raise FileNotFoundError(2, "No such file", "/data/MUELLER^HANS.dcm")
+    said = capfd.readouterr().err
+    assert said.startswith("medloop: unexpected FileNotFoundError in ")
     assert "MUELLER" not in said
 
 

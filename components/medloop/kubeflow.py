@@ -26,6 +26,7 @@ def step(name: str) -> Iterator[None]:
 
     The message is left for the step that notifies, under the step's `name`.
     """
+    logging.raiseExceptions = False  # else a closed log prints a traceback, with the text of all errors on the way
     try:
         _check_version()
         yield
