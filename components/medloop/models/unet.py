@@ -4,14 +4,12 @@ Source: Ronneberger et al., U-Net: Convolutional networks for biomedical image s
 so that the map has the size of the image, and batch normalisation.
 """
 
-from typing import Any
-
 import keras
-from keras import layers
+
+from medloop.training import blocks
 
 KIND = "convolution"
 GIVES = "map"
-MOMENTUM = 0.9  # of the normalisation's statistics: a small data set has few steps
 
 
 def build(
@@ -22,44 +20,5 @@ def build(
     batch_norm: bool = True,
     dropout: float = 0.0,
 ) -> keras.Model:
-    """Map images (B, H, W, C) to the logits of every pixel (B, H, W, outputs).
-
-    Images whose sides are no multiple of 2^(levels - 1) are padded with zeros, and the map is cropped.
-
-    Args:
-        input_shape: (H, W, C).
-        outputs: number of classes, the background among them.
-        filters: of the two 3x3 convolutions of each level; every level but the first halves height and width.
-        batch_norm: normalise after each convolution.
-        dropout: share of the features left out at the deepest level while training.
-    """
-    image = layers.Input(input_shape)
-    x, margins = _padded(image, 2 ** (len(filters) - 1))
-    skips = []
-    for width in filters[:-1]:
-        x = _block(x, width, batch_norm)
-        skips.append(x)  # (B, H / 2^level, W / 2^level, width)
-        x = layers.MaxPooling2D()(x)
-    x = _block(x, filters[-1], batch_norm)
-    x = layers.Dropout(dropout)(x) if dropout else x
-    for skip in reversed(skips):
-        x = layers.Conv2DTranspose(skip.shape[-1], 2, strides=2)(x)
-        x = _block(layers.Concatenate()([skip, x]), skip.shape[-1], batch_norm)
-    x = layers.Conv2D(outputs, 1, dtype="float32")(x)
-    return keras.Model(image, layers.Cropping2D(margins)(x), name="unet")
-
-
-def _padded(image: Any, multiple: int) -> tuple[Any, tuple[tuple[int, int], tuple[int, int]]]:
-    """Return images (B, H, W, C) whose sides are multiples, and what was added: ((top, bottom), (left, right))."""
-    rows, columns = (-side % multiple for side in image.shape[1:3])
-    margins = (rows // 2, rows - rows // 2), (columns // 2, columns - columns // 2)
-    return layers.ZeroPadding2D(margins)(image), margins
-
-
-def _block(x: Any, width: int, batch_norm: bool) -> Any:
-    """Return the features (B, H, W, width) that two 3x3 convolutions find."""
-    for _ in range(2):
-        x = layers.Conv2D(width, 3, padding="same", use_bias=not batch_norm)(x)
-        x = layers.BatchNormalization(momentum=MOMENTUM)(x) if batch_norm else x
-        x = layers.ReLU()(x)
-    return x
+    """Map images (B, H, W, C) to the logits of every pixel (B, H, W, outputs); the arguments are `blocks.u_net`'s."""
+    return blocks.u_net(input_shape, outputs, filters=filters, batch_norm=batch_norm, dropout=dropout, name="unet")
