@@ -26,7 +26,7 @@ experiment: $(READY)  ## a DVC experiment: make experiment SET="train.epochs=3";
 	$(SETTINGS) medloop params "$${settings[@]/#/--set=}" >/dev/null && dvc exp run "$${settings[@]/#/--set-param=}"
 
 test: $(READY) lint  ## lint, types, tests
-	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
+	@$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder --durations 40 --durations-min 10
 
 lint: $(READY)
 	@$(BIN)/ruff check --quiet . && $(BIN)/ruff format --quiet --check . && $(BIN)/mypy

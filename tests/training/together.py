@@ -30,9 +30,7 @@ def build(input_shape, outputs):
 """
 HYPER = {
     "normed": {},
-    "cnn": {"filters": [4, 8], "units": 8, "dropout": 0.3},
     "lstm": {"units": 8, "dropout": 0.3},
-    "attention": {"units": 8, "dropout": 0.3},
     "resnet": {"filters": [4], "blocks": 1, "dropout": 0.3},
     "vit": {"width": 8, "depth": 1, "heads": 2, "dropout": 0.3},
 }
