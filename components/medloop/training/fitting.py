@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from types import ModuleType
 from typing import Any, Protocol
@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from medloop import params
 from medloop.errors import Refused
-from medloop.training import backend, data, engine, judging, network
+from medloop.training import backend, data, engine, judging, memory, network
 from medloop.training.average import Average
 from medloop.training.checkpoint import Checkpoint, State
 from medloop.training.team import ALONE, Team
@@ -43,7 +43,7 @@ def fit(
     Of several nodes this is the first one, which decides for all; the others `follow`.
 
     Raises:
-        Refused: the network cannot be built, or a loss is no number.
+        Refused: the network cannot be built, a loss is no number, or a batch does not fit into memory.
     """
     made = _built(spec, task, section)
     net = made.judged
@@ -59,7 +59,7 @@ def fit(
             epoch = state.epoch + 1
             made.optimizer.learning_rate = rate(section, epoch)
             segments = data.epoch_segments(train, weights, section, seed=seed, epoch=epoch, node=team.node)
-            loss = _train(made.advance, segments, len(weights) / team.nodes, bar)
+            loss = _train(made, segments, len(weights) / team.nodes, bar)
             entry = {"loss": loss, **_validate(predict, arrays, task, spec), "learning_rate": rate(section, epoch)}
             team.agree(entry)
             _refuse_nan(spec.architecture, epoch, entry)
@@ -82,7 +82,7 @@ def follow(
     """Train with this node's part of every batch, as the first node decides, and return how it got there.
 
     Raises:
-        Refused: the network cannot be built, or a loss is no number.
+        Refused: the network cannot be built, a loss is no number, or a batch does not fit into memory.
     """
     made = _built(spec, task, section)
     train, weights = _for_loss(arrays.train, task, spec), _weights(arrays, section)
@@ -92,7 +92,7 @@ def follow(
             epoch = state.epoch + 1
             made.optimizer.learning_rate = rate(section, epoch)
             segments = data.epoch_segments(train, weights, section, seed=seed, epoch=epoch, node=team.node)
-            _train(made.advance, segments, len(weights) / team.nodes, bar)
+            _train(made, segments, len(weights) / team.nodes, bar)
             entry = team.agree(None)
             _refuse_nan(spec.architecture, epoch, entry)
             state = advanced(state, entry, task.GATE, section.keep)
@@ -131,6 +131,7 @@ class _Made:
     optimizer: keras.Optimizer
     advance: engine.Advance
     variables: list[Any]
+    afresh: Callable[[], engine.Advance] | None  # makes the same again, untrained; None: it is one of several
 
 
 def _built(spec: network.Spec, task: ModuleType, section: params.Train) -> _Made:
@@ -147,7 +148,8 @@ def _built(spec: network.Spec, task: ModuleType, section: params.Train) -> _Made
     advance = engine.trainer(net, optimizer, loss, loop=loop, spread=devices, average=average)
     kept = average.network if average else net
     averages = average.network.variables if average else []
-    return _Made(kept, optimizer, advance, [*net.variables, *optimizer.variables, *averages])
+    afresh = (lambda: _built(spec, task, section).advance) if section.devices == 1 else None
+    return _Made(kept, optimizer, advance, [*net.variables, *optimizer.variables, *averages], afresh)
 
 
 def _weights(arrays: data.Arrays, section: params.Train) -> np.ndarray:
@@ -165,15 +167,23 @@ def _as_first(state: State, variables: list[Any], team: Team) -> State:
     return State(**team.agree(asdict(state)))
 
 
-def _train(advance: engine.Advance, segments: Iterator[data.Segment], count: float, bar: Any) -> float:
+def _train(made: _Made, segments: Iterator[data.Segment], count: float, bar: Any) -> float:
     """Return the mean loss over the samples of one epoch, `count` of them on this node.
 
     It ends early when the loss is no number.
+
+    Raises:
+        Refused: a batch does not fit into memory.
     """
     losses: list[float] = []  # of each batch
     done, before = 0, bar.n
     for segment in segments:
-        losses += advance(segment).tolist()
+        try:
+            losses += made.advance(segment).tolist()
+        except Exception as error:
+            if not memory.exhausted(error):
+                raise
+            raise memory.refused(segment, made.afresh) from None
         if not math.isfinite(losses[-1]):
             return math.nan
         done += segment[1].shape[0] * segment[1].shape[1]
