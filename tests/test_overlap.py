@@ -49,6 +49,7 @@ def test_distances_are_those_between_all_pixels_of_both_edges(seed, spacing):
     there, back = apart.min(axis=1), apart.min(axis=0)
     found = overlap.surfaces(truth, said, tolerance=2.5, spacing=spacing)
     assert found.hd95 == pytest.approx(max(np.percentile(there, 95), np.percentile(back, 95)))
+    assert (found.near, found.pixels) == ((there <= 2.5).sum() + (back <= 2.5).sum(), len(a) + len(b))
     assert found.nsd == pytest.approx(((there <= 2.5).sum() + (back <= 2.5).sum()) / (len(a) + len(b)))
     assert overlap.surfaces(said, truth, tolerance=2.5, spacing=spacing) == pytest.approx(found)
 
@@ -57,16 +58,16 @@ def test_a_mask_that_is_moved_lies_as_far_away_as_it_was_moved():
     truth = np.zeros((40, 40), bool)
     truth[10:20, 10:20] = True
     found = overlap.surfaces(truth, np.roll(truth, 3, axis=1), tolerance=3)
-    assert found == (3, 1)
+    assert found == (3, 1, 72, 72)
     assert overlap.surfaces(truth, np.roll(truth, 3, axis=1), tolerance=2.9).nsd < 1
-    assert overlap.surfaces(truth, truth, tolerance=0) == (0, 1)
+    assert overlap.surfaces(truth, truth, tolerance=0) == (0, 1, 72, 72)
 
 
 def test_empty_masks_follow_the_rule():
     none, some = np.zeros((30, 40), bool), np.ones((30, 40), bool)
-    assert overlap.surfaces(none, none, tolerance=1) == (0, 1)
-    assert overlap.surfaces(some, none, tolerance=1) == (50, 0)
-    assert overlap.surfaces(none, some, tolerance=1, spacing=(2, 0)) == (60, 0)
+    assert overlap.surfaces(none, none, tolerance=1) == (0, 1, 0, 0)
+    assert overlap.surfaces(some, none, tolerance=1) == (50, 0, 0, 136)
+    assert overlap.surfaces(none, some, tolerance=1, spacing=(2, 0)) == (60, 0, 0, 136)
     for truth, said, wanted in ((none, none, 1), (some, none, 0), (none, some, 0)):
         counted = overlap.counts(truth.astype(np.uint8), said.astype(np.uint8), 1)
         assert (overlap.dice(*counted), overlap.iou(*counted)) == (wanted, wanted)

@@ -1,6 +1,8 @@
 """What a segmentation says of a test set, in numbers: areas, distances of edges, and objects, image by image.
 
-Every figure is that of one image and one class; `overlap` says what holds for empty masks.
+Every figure is that of one image and one class; `overlap` says what holds for empty masks. Means over images and
+classes are reported, and beside them what is pooled: of the pixels, or edge pixels, of all images together. HD95 is a
+mean alone: a percentile of the edges of all images would be that of the largest objects.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +16,8 @@ from medloop import instances, overlap, params
 from medloop import predictions as parts
 
 MEANS = ("dice", "iou", "hd95_px", "nsd_px", "hd95_mm", "nsd_mm", "average_precision_objects")
-METRICS = (*MEANS, "dice_pooled", "iou_pooled")
+POOLED = ("dice_pooled", "iou_pooled", "nsd_px_pooled", "nsd_mm_pooled")
+METRICS = (*MEANS, *POOLED)
 SIZES_PX = (0, 25, 100, 400, 1600, 6400)  # areas from which on an object counts among those of a size
 FOUND = 0.5  # IoU above which an object is found
 
@@ -30,6 +33,9 @@ class Predictions(parts.Predictions):
     nsd_px: np.ndarray  # (N, C)
     hd95_mm: np.ndarray  # (N, C)
     nsd_mm: np.ndarray  # (N, C)
+    near_px: np.ndarray  # (N, C) pixels of both edges that are within the tolerance
+    near_mm: np.ndarray  # (N, C)
+    edges: np.ndarray  # (N, C) pixels of both edges
     average_precision_objects: np.ndarray  # (N, C)
     objects: np.ndarray  # (N, C) how many there are
     predicted_objects: np.ndarray  # (N, C)
@@ -73,10 +79,13 @@ class Predictions(parts.Predictions):
         of_images = {name: getattr(self, name).mean(axis=1) for name in MEANS}
         found = {name: weights @ each / total for name, each in of_images.items() if np.isfinite(each).all()}
         pooled = [weights @ each for each in (self.shared, self.areas, self.labels)]  # (R, C)
-        return found | {
-            "dice_pooled": overlap.dice(*pooled).mean(axis=1),
-            "iou_pooled": overlap.iou(*pooled).mean(axis=1),
-        }
+        found |= {"dice_pooled": overlap.dice(*pooled).mean(axis=1), "iou_pooled": overlap.iou(*pooled).mean(axis=1)}
+        edges = weights @ self.edges
+        for unit, near in (("px", self.near_px), ("mm", self.near_mm)):
+            if np.isfinite(near).all():
+                share = np.divide(weights @ near, edges, out=np.ones_like(edges), where=edges > 0)
+                found[f"nsd_{unit}_pooled"] = share.mean(axis=1)
+        return found
 
     def counts(self) -> dict[str, Any]:
         """Return the number of images, of patients (None: unknown), of images with each class, and of objects."""
@@ -97,6 +106,9 @@ _OF_CLASSES = (
     "nsd_px",
     "hd95_mm",
     "nsd_mm",
+    "near_px",
+    "near_mm",
+    "edges",
     "average_precision_objects",
     "objects",
     "predicted_objects",
@@ -137,7 +149,7 @@ def _of_class(
     section: params.Evaluate,
 ) -> dict[str, Any]:
     px = overlap.surfaces(truth, said, tolerance=section.tolerance_px)
-    mm = overlap.Surfaces(np.nan, np.nan)
+    mm = overlap.Surfaces(np.nan, np.nan, np.nan, np.nan)
     if spacing:
         mm = overlap.surfaces(truth, said, tolerance=section.tolerance_mm, spacing=spacing)
     true = instances.components(truth) if objects is None else instances.renumbered(np.where(truth, objects, 0))
@@ -148,6 +160,9 @@ def _of_class(
         "nsd_px": px.nsd,
         "hd95_mm": mm.hd95,
         "nsd_mm": mm.nsd,
+        "near_px": px.near,
+        "near_mm": mm.near,
+        "edges": px.pixels,
         "average_precision_objects": instances.average_precision(match),
         "objects": len(match.areas),
         "predicted_objects": match.predicted,

@@ -19,6 +19,8 @@ class Surfaces(NamedTuple):
 
     hd95: float  # the larger of the two 95th percentiles, from each edge to the other mask's
     nsd: float  # share of both edges that lies within the tolerance of the other mask's
+    near: float  # pixels of both edges that do
+    pixels: float  # of both edges
 
 
 def counts(truth: np.ndarray, predicted: np.ndarray, classes: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -64,15 +66,16 @@ def surfaces(
     Source: Nikolov et al., Clinically applicable segmentation of head and neck anatomy, 2021, for the NSD.
     """
     if not truth.any() and not predicted.any():
-        return Surfaces(0.0, 1.0)
+        return Surfaces(0.0, 1.0, 0, 0)
     if not truth.any() or not predicted.any():
-        return Surfaces(float(np.hypot(*np.multiply(truth.shape, spacing))), 0.0)
+        missed = int(edge(truth | predicted).sum())
+        return Surfaces(float(np.hypot(*np.multiply(truth.shape, spacing))), 0.0, 0, missed)
     rows, columns = (np.flatnonzero((truth | predicted).any(axis=axis)) for axis in (1, 0))
     here = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
     edges = [edge(mask[here]) for mask in (truth, predicted)]
     away = [ndimage.distance_transform_edt(~each, spacing)[other] for each, other in (edges, edges[::-1])]
-    within = sum(int((each <= tolerance).sum()) for each in away)
-    return Surfaces(float(max(np.percentile(each, 95) for each in away)), within / sum(map(len, away)))
+    near, pixels = sum(int((each <= tolerance).sum()) for each in away), sum(map(len, away))
+    return Surfaces(float(max(np.percentile(each, 95) for each in away)), near / pixels, near, pixels)
 
 
 def edge(mask: np.ndarray) -> np.ndarray:

@@ -124,11 +124,12 @@ def test_metrics_are_means_over_images_and_those_of_all_pixels():
     far = [overlap.surfaces(a == i, b == i, tolerance=2).hd95 for a, b in zip(masks, said, strict=True) for i in (1, 2)]
     assert metrics["hd95_px"] == pytest.approx(np.mean(far))
     mm = [
-        overlap.surfaces(a == i, b == i, tolerance=2, spacing=(0.5, 0.7)).nsd
+        [overlap.surfaces(a == i, b == i, tolerance=2, spacing=(0.5, 0.7)) for i in (1, 2)]
         for a, b in zip(masks, said, strict=True)
-        for i in (1, 2)
     ]
-    assert metrics["nsd_mm"] == pytest.approx(np.mean(mm))
+    assert metrics["nsd_mm"] == pytest.approx(np.mean([one.nsd for row in mm for one in row]))
+    together = np.array([[(one.near, one.pixels) for one in row] for row in mm]).sum(axis=0)  # (C, 2)
+    assert metrics["nsd_mm_pooled"] == pytest.approx((together[:, 0] / together[:, 1]).mean())
     weights = np.zeros((1, 12))
     weights[0, 4] = 3
     assert found.metrics(weights)["dice"][0] == pytest.approx(mean_dice(masks[4:5], said[4:5], 2))
@@ -159,7 +160,7 @@ def test_each_class_has_metrics_of_its_own():
 
 def test_without_spacings_there_are_no_millimetres():
     _, _, found = predictions(spacing=None)
-    assert set(task.METRICS) - set(found.metrics()) == {"hd95_mm", "nsd_mm"}
+    assert set(task.METRICS) - set(found.metrics()) == {"hd95_mm", "nsd_mm", "nsd_mm_pooled"}
 
 
 def test_an_image_without_an_object_counts_and_is_right_when_nothing_is_predicted():

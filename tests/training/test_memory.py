@@ -3,6 +3,7 @@
 import re
 import resource
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -32,8 +33,7 @@ def build(input_shape, outputs):
 def at_most(more):
     """Let this process have so many bytes more than it has."""
     before = resource.getrlimit(resource.RLIMIT_AS)
-    with open("/proc/self/statm") as statm:
-        now = int(statm.read().split()[0]) * resource.getpagesize()
+    now = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (now + more, before[1]))
     try:
         yield

@@ -33,6 +33,8 @@ NAMES = {
     "hd95_mm": "HD95 (mm)",
     "nsd_px": "NSD (pixels)",
     "nsd_mm": "NSD (mm)",
+    "nsd_px_pooled": "NSD (pixels), pooled",
+    "nsd_mm_pooled": "NSD (mm), pooled",
     "average_precision_objects": "Average precision of objects",
 }
 PERCENT = {"accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv", "exact_match", "within_one"}

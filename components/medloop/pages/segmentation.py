@@ -72,6 +72,8 @@ def meanings(card: Mapping[str, Any], units: str = "images") -> dict[str, str]:
         "nsd_px": "share of both edges that has the other within the tolerance (evaluate.tolerance_px), mean over "
         f"{units}",
         "nsd_mm": "the same with a tolerance in mm (evaluate.tolerance_mm)",
+        "nsd_px_pooled": f"that share of the edges of all {units} together",
+        "nsd_mm_pooled": "the same with a tolerance in mm",
         "average_precision_objects": "of single objects, cut apart by watershed: TP / (TP + FP + FN), mean over "
         f"overlaps of .5 to .95 and over {units}, as the 2018 Data Science Bowl has it",
     }
