@@ -1,7 +1,7 @@
 """Training throughput through the product, against plain `model.fit(x, y, batch_size=32)` on TensorFlow.
 
 Both train the same architecture on the same images of 28x28 (12,800, or 1,600 for the larger networks), 10 classes,
-without augmentation; the product also normalises, weights classes, scores 512 validation images and writes a checkpoint
+without augmentation; those that give maps, on 64 images of 128x128 with a mask, with the product's loss. The product also normalises, weights classes, scores 512 validation images (16 with masks) and writes a checkpoint
 after every epoch. Each runs in a process of its own, epoch by epoch in turn. Prints seconds an epoch and the ratio of
 medians, without the first epoch (in which both compile) and of all epochs together. With --backends the product trains
 on TensorFlow and on JAX too, in the same turns: `auto` should be the faster of the two.
@@ -9,6 +9,7 @@ on TensorFlow and on JAX too, in the same turns: `auto` should be the faster of 
     python tests/benchmarks/bench_train.py [--backends] [ARCHITECTURE ...]
 """
 
+import functools
 import os
 import statistics
 import subprocess
@@ -23,12 +24,15 @@ from medloop import params
 from medloop.kinds import image
 from medloop.training import backend, data
 
-VALIDATION, CLASSES, EPOCHS = 512, 10, 7
-SHAPES = {"lstm-10x1": (10, 1, 1)}  # others: 28x28
+BATCH, CLASSES, EPOCHS = 32, 10, 7
+MAPS = ("unet", "attention_unet")
+SHAPES = {"lstm-10x1": (10, 1, 1), **dict.fromkeys(MAPS, (128, 128, 1))}  # others: 28x28
 IMAGES = {
     **dict.fromkeys(("cnn", "lstm", "lstm-10x1", "attention"), 12_800),
     **dict.fromkeys(("resnet", "densenet", "convnext", "vit"), 1600),
+    **dict.fromkeys(MAPS, 64),
 }
+VALIDATION = {name: 16 if name in MAPS else 512 for name in IMAGES}
 HYPER: dict[str, dict[str, str]] = {"lstm-10x1": {"activation": "relu"}}  # the tutorial's LSTM(50, relu) on ten values
 
 
@@ -75,45 +79,72 @@ def _epoch(worker: subprocess.Popen[str]) -> float:
 def _work(way: str, name: str) -> None:
     """Train one epoch for each line on stdin, and answer with its seconds."""
     random = np.random.default_rng(0)
-    shape = SHAPES.get(name, (28, 28, 1))
-    images = random.integers(0, 256, (IMAGES[name] + VALIDATION, *shape), dtype=np.uint8)
-    labels = random.integers(0, CLASSES, len(images)).astype(np.int32)
-    hyper = HYPER.get(name, {})
-    if way == "plain":
-        _plain(name.partition("-")[0], hyper, images, labels)
+    shape, count = SHAPES.get(name, (28, 28, 1)), IMAGES[name] + VALIDATION[name]
+    images = random.integers(0, 256, (count, *shape), dtype=np.uint8)
+    if name in MAPS:
+        labels, task, outputs = (images[..., 0] > 128).astype(np.uint8), "segmentation", 2
     else:
-        _product(way, name.partition("-")[0], hyper, images, labels)
+        labels, task, outputs = random.integers(0, CLASSES, count).astype(np.int32), "classification", CLASSES
+    split = [(images[part], labels[part]) for part in (slice(IMAGES[name]), slice(IMAGES[name], None))]
+    train = _plain if way == "plain" else functools.partial(_product, way)
+    train(name.partition("-")[0], HYPER.get(name, {}), task, outputs, *split)
 
 
-def _plain(architecture: str, hyper: dict[str, str], images: np.ndarray, labels: np.ndarray) -> None:
+def _plain(
+    architecture: str,
+    hyper: dict[str, str],
+    task: str,
+    outputs: int,
+    train: tuple[np.ndarray, np.ndarray],
+    _: tuple[np.ndarray, np.ndarray],
+) -> None:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import keras
 
-    from medloop import models, plugins
+    from medloop import models, plugins, tasks
 
-    model = plugins.load(models, architecture).build(images.shape[1:], CLASSES, **hyper)
+    images, labels = train
+    model = plugins.load(models, architecture).build(images.shape[1:], outputs, **hyper)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(optimizer="adam", loss=loss, metrics=["accuracy"])
-    x, y = images[:-VALIDATION].astype("float32") / 255, labels[:-VALIDATION]
+    if task == "segmentation":
+        loss = plugins.load(tasks, task).loss()
+    model.compile(optimizer="adam", loss=loss, metrics=["accuracy"] if task == "classification" else [])
+    x = images.astype("float32") / 255
     for start in _turns():
-        model.fit(x, y, batch_size=32, verbose=0)
+        model.fit(x, labels, batch_size=BATCH, verbose=0)
         print(time.perf_counter() - start, flush=True)
 
 
-def _product(name: str, architecture: str, hyper: dict[str, str], images: np.ndarray, labels: np.ndarray) -> None:
+def _product(
+    name: str,
+    architecture: str,
+    hyper: dict[str, str],
+    task: str,
+    outputs: int,
+    train: tuple[np.ndarray, np.ndarray],
+    val: tuple[np.ndarray, np.ndarray],
+) -> None:
     section = params.Train.model_validate(
-        {"architectures": (architecture,), "backend": name, "epochs": EPOCHS, "patience": EPOCHS}
+        {
+            "architectures": (architecture,),
+            "backend": name,
+            "epochs": EPOCHS,
+            "patience": EPOCHS,
+            "batch_size": BATCH,
+            "class_weights": "none" if task == "segmentation" else "balanced",
+        }
     )
     backend.start(backend.select(section), 0)
-    from medloop.tasks import classification
+    from medloop import plugins, tasks
     from medloop.training import checkpoint, fitting, network
 
+    classes = [str(i) for i in range(CLASSES if task == "classification" else 1)]
     arrays = data.Arrays(
-        {"input_shape": images.shape[1:], "classes": [str(i) for i in range(CLASSES)]},
-        data.Split(images[:-VALIDATION], labels[:-VALIDATION], None, image),
-        data.Split(images[-VALIDATION:], labels[-VALIDATION:], None, image),
+        {"input_shape": train[0].shape[1:], "classes": classes},
+        data.Split(*train, None, image),
+        data.Split(*val, None, image),
     )
-    spec = network.Spec(architecture, arrays.shape, CLASSES, hyper, {"kind": "image"})
+    spec = network.Spec(architecture, arrays.shape, outputs, hyper, {"kind": "image"})
     turns = _turns()
 
     class Answer:
@@ -124,7 +155,7 @@ def _product(name: str, architecture: str, hyper: dict[str, str], images: np.nda
             self.start = next(turns, 0.0)
 
     kept = checkpoint.Checkpoint("bench")
-    fitting.fit(spec, arrays, classification, section, seed=0, checkpoint=kept, log=Answer())
+    fitting.fit(spec, arrays, plugins.load(tasks, task), section, seed=0, checkpoint=kept, log=Answer())
 
 
 def _turns() -> Iterator[float]:

@@ -27,7 +27,8 @@ def refused(segment: Segment, afresh: Callable[[], Advance] | None) -> Refused:
         return Refused(f"{message}: try {max(1, batch // 2)}")
     for size in (batch >> halvings for halvings in range(1, batch.bit_length())):
         try:
-            afresh()(tuple(array[:, :size] for array in segment))
+            inputs, labels, weights = (array[:, :size] for array in segment)
+            afresh()((inputs, labels, weights))
         except Exception as error:
             if not exhausted(error):
                 raise
