@@ -3,8 +3,8 @@
 Both train the same architecture on the same images of 28x28 (12,800, or 1,600 for the larger networks), 10 classes,
 without augmentation; networks that give maps train on 64 images of 128x128 with a mask, by the product's loss. The
 product also normalises, weights classes, scores 512 validation images (16 with masks) and writes a checkpoint after
-every epoch. Each runs in a process of its own, epoch by epoch in turn. Prints seconds an epoch and the ratio of medians,
-without the first epoch (in which both compile) and of all epochs together. With --backends the product trains on
+every epoch. Each runs in a process of its own, epoch by epoch in turn. Prints seconds an epoch and the ratio of medians
+without the first epoch, in which both compile, and of all epochs together. With --backends the product trains on
 TensorFlow and on JAX too, in the same turns: `auto` should be the faster of the two.
 
     python tests/benchmarks/bench_train.py [--backends] [ARCHITECTURE ...]
