@@ -20,7 +20,13 @@ from medloop import pages, plugins, tasks
 from medloop.evaluation import plots
 from support import ROOT
 
-FIGURES = {"classification": "roc", "multilabel": "roc", "ordinal": "confusion", "regression": "predicted"}
+FIGURES = {
+    "classification": "roc",
+    "multilabel": "roc",
+    "ordinal": "confusion",
+    "regression": "predicted",
+    "segmentation": "dice",
+}
 OTHERWISE = {"pbmc68k": "confusion", "ecg5000": "confusion"}
 DOTS_PER_INCH = 64
 

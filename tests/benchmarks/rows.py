@@ -51,7 +51,18 @@ COLUMNS = [
     "seconds",
     "hardware",
 ]
-METRICS = ("auc", "accuracy", "balanced_accuracy", "kappa", "f1", "mae", "rmse", "r2")  # those that a task has
+METRICS = (
+    "auc",
+    "accuracy",
+    "balanced_accuracy",
+    "kappa",
+    "f1",
+    "mae",
+    "rmse",
+    "r2",
+    "dice",
+    "average_precision_objects",
+)  # those that a task has
 
 
 def main() -> None:
