@@ -1,9 +1,9 @@
 """The losses of boxes; on any backend of keras.
 
-Networks that find objects give (B, A, 8 + C) numbers of images, a row for each of A places: the reference box of the
-place, the predicted box (x0, y0, x1, y1 in pixels of the input, both), and a logit for each class; then, where the
-network tells how well the place lies in the middle of its object, a logit of that. True boxes are (B, M, 5): corners in
-the same pixels and the number of the class from 1 on, 0 for a row that only fills up.
+Networks that find objects give (B, A, 8 + C + 1) numbers of images, a row for each of A places: the reference box of
+the place and the predicted box (x0, y0, x1, y1 in pixels of the input, both), a logit for each class, and one of how
+well the place lies in the middle of its object. True boxes are (B, M, 5): corners in the same pixels and the number of
+the class from 1 on, 0 for a row that only fills up.
 
 A loss is a mean over images. What an image loses is divided by the number of its own positive places, so that it does
 not depend on what else is in the batch.
@@ -21,7 +21,10 @@ ALPHA = 0.25  # share of the focal loss that the objects have, 1 - ALPHA the bac
 PRIOR = 0.01  # probability of an object at a place that a network begins with
 SPAN = 4  # sides of the reference box of a point, in steps from point to point
 RADIUS = 1.5  # steps from the middle of an object within which points are of it
-MATCHED, UNMATCHED = 0.5, 0.4  # IoU of an anchor with an object: from the first on it is of it, below the second of none
+MATCHED, UNMATCHED = (
+    0.5,
+    0.4,
+)  # IoU of an anchor with an object: from the first on it is of it, below the second of none
 TINY = 1e-7
 FAR = 1e12  # pixels, more than the area of any box
 
@@ -57,7 +60,7 @@ def of_points(section: params.Train) -> Loss:
 
 
 def of_anchors(section: params.Train) -> Loss:
-    """Return the loss of true boxes (B, M, 5), outputs (B, A, 8 + C) and image weights (B,) or none.
+    """Return the loss of true boxes (B, M, 5), outputs (B, A, 8 + C + 1) and image weights (B,) or none.
 
     An anchor is of the object that it overlaps most where their IoU reaches MATCHED, and so is the best anchor of an
     object whatever its IoU; those between UNMATCHED and MATCHED do not count. Focal loss for the classes, and
@@ -76,11 +79,12 @@ def of_anchors(section: params.Train) -> Loss:
         value = shared + forced
         mine, score = ops.argmax(value, axis=-1), ops.max(value, axis=-1)  # (B, A)
         positive, counted = (
-            ops.cast(each, "float32") for each in (score >= MATCHED, ops.logical_or(score >= MATCHED, score < UNMATCHED))
+            ops.cast(each, "float32")
+            for each in (score >= MATCHED, ops.logical_or(score >= MATCHED, score < UNMATCHED))
         )
         boxes, classes = _taken(corners, kinds, mine)
         count = ops.maximum(ops.sum(positive, axis=1), 1.0)
-        lost = _focal(section, outputs[..., NUMBERS:], classes, positive, counted)
+        lost = _focal(section, outputs[..., NUMBERS:-1], classes, positive, counted)
         lost += ops.sum((1 - giou(outputs[..., 4:NUMBERS], boxes)) * positive, axis=1)
         return ops.mean(lost / count * weights)
 
@@ -121,7 +125,7 @@ def _costs(reference: Any, corners: Any, kinds: Any) -> Any:
 
 
 def _distances(point: Any, corners: Any) -> Any:
-    """Return how far points (.., 2) are from the left, upper, right and lower side of boxes (.., 4), inside positive."""
+    """Return how far points (.., 2) lie within the left, upper, right and lower side of boxes (.., 4)."""
     return ops.concatenate([point - corners[..., :2], corners[..., 2:] - point], axis=-1)
 
 

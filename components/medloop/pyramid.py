@@ -15,9 +15,7 @@ from keras import layers, ops
 MOMENTUM = 0.9  # of the normalisation's statistics: a small data set has few steps
 
 
-def features(
-    image: Any, filters: Sequence[int], finest: int, width: int, blocks: int
-) -> list[tuple[Any, int]]:
+def features(image: Any, filters: Sequence[int], finest: int, width: int, blocks: int) -> list[tuple[Any, int]]:
     """Return features (B, h, w, width) of each level and pixels from place to place in it, the finest level first.
 
     Args:
@@ -80,13 +78,13 @@ def last(numbers: int, bias: float) -> Any:
 
 
 def centres(like: Any, step: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return x (1, 1, w, 1) and y (1, h, 1, 1) of the middle of each place of features (B, h, w, ..), in pixels.
+    """Return x and y (1, h, w, 1) of the middle of each place of features (B, h, w, ..), in pixels.
 
-    They are numpy's: a tensor of the backend would be exported as an input of the network.
+    They are numpy's: a tensor of the backend would be exported as an input of the network. Each has a number for every
+    place: of (1, 1, w, 1), which would do, keras on TensorFlow makes a bias of rows where h is w.
     """
-    height, width = like.shape[1:3]
-    across, down = (((np.arange(side) + 0.5) * step).astype(np.float32) for side in (width, height))
-    return across[None, None, :, None], down[None, :, None, None]
+    across, down = np.meshgrid(*((np.arange(side) + 0.5) * step for side in like.shape[2:0:-1]))
+    return across.astype(np.float32)[None, ..., None], down.astype(np.float32)[None, ..., None]
 
 
 def _folded(x: Any) -> Any:

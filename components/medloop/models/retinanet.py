@@ -14,6 +14,7 @@ from medloop import box_losses, pyramid
 
 KIND = "convolution"
 GIVES = "boxes"
+SURE = 20.0  # logit of how well a place lies in the middle of its object, of which an anchor says nothing
 FURTHEST = 4.0  # logarithm of how many times an anchor grows or shrinks, at most
 
 loss = box_losses.of_anchors
@@ -32,7 +33,7 @@ def build(
     scales: tuple[float, ...] = (1.0, 1.4),
     ratios: tuple[float, ...] = (0.6, 1.0, 1.67),
 ) -> keras.Model:
-    """Map images (B, H, W, C) to (B, A, 8 + outputs), what is said at each of A anchors, see `box_losses`.
+    """Map images (B, H, W, C) to (B, A, 8 + outputs + 1), what is said at each of A anchors, see `box_losses`.
 
     Args:
         input_shape: (H, W, C).
@@ -55,7 +56,8 @@ def build(
     for x, step in pyramid.features(image, filters, finest, width, blocks):
         boxes = _boxes(of_sides(sides(x)), np.array(shapes, np.float32) * step, step)
         logits = layers.Reshape((*x.shape[1:3], len(shapes), outputs))(of_class(classes(x)))
-        told = ops.concatenate([boxes, logits], axis=-1)  # (B, h, w, shapes, 8 + outputs)
+        sure = ops.zeros_like(logits[..., :1]) + SURE
+        told = ops.concatenate([boxes, logits, sure], axis=-1)  # (B, h, w, shapes, 8 + outputs + 1)
         found.append(layers.Reshape((-1, told.shape[-1]))(told))
     return keras.Model(image, layers.Concatenate(axis=1)(found), name="retinanet")
 
@@ -63,7 +65,7 @@ def build(
 def _boxes(bent: Any, shapes: np.ndarray, step: int) -> Any:
     """Return anchors and boxes (B, h, w, K, 8) in pixels, of how anchors of K `shapes` are bent (B, h, w, 4 K)."""
     x, y = pyramid.centres(bent, step)
-    x, y = (each + np.zeros_like(shapes[:, 0]) for each in (x, y))  # (1, h or 1, w or 1, K)
+    x, y = (each + np.zeros_like(shapes[:, 0]) for each in (x, y))  # (1, h, w, K)
     by = layers.Reshape((*bent.shape[1:3], len(shapes), 4))(bent)
     right, down = by[..., 0] * shapes[:, 0] + x, by[..., 1] * shapes[:, 1] + y
     half = [ops.exp(ops.clip(by[..., 2 + i], -FURTHEST, FURTHEST)) * (shapes[:, i] / 2) for i in range(2)]
