@@ -1,4 +1,4 @@
-"""Changed copies of images, and of the masks that belong to them."""
+"""Changed copies of images, and of the masks or boxes that belong to them."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -6,10 +6,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from medloop import params
+from medloop import imaging, params
 from medloop.kinds import Part
 
 NO_OTHER: Any = None  # OpenCV's second map, where the first holds both coordinates
+KEPT = 0.3  # share of a box that must stay within the image: of less than that the copy says nothing
 LATTICE = 3  # places along each side that an elastic deformation moves
 
 
@@ -19,38 +20,53 @@ def changed(
     random: np.random.Generator,
     part: Part,
     masks: np.ndarray | None = None,
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """Return changed copies of images (N, H, W, C) uint8 and of masks (N, H, W); the state of `random` decides.
+    boxes: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """Return changed copies of images (N, H, W, C) uint8, masks (N, H, W) and boxes (N, M, 5), each None as it came.
 
-    Geometry comes first, and alike for both: rotation, zoom, shift, crop and elastic deformation in one interpolation,
-    linear for images and nearest for masks, edges repeated; then flips. Then images alone: contrast about the image's
-    mean, and noise in units of the image's standard deviation.
+    The state of `random` decides. Geometry comes first, and alike for all: rotation, zoom, shift, crop and elastic
+    deformation in one interpolation, linear for images and nearest for masks, edges repeated; then flips. Then images
+    alone: contrast about the image's mean, and noise in units of the image's standard deviation.
+
+    A box becomes the one around what it has become, cut at the edge; one of which less than a share of KEPT stays is
+    left out.
     """
     if section.rotate_deg or section.zoom or section.shift or section.crop or section.elastic:
-        images, masks = _moved(images, section, random, part, masks)
+        images, masks, boxes = _moved(images, section, random, part, masks, boxes)
     for wanted, axis in ((section.flip_horizontal, 2), (section.flip_vertical, 1)):
         if wanted:
             chosen = random.random(part.count)[part.rows] < 0.5
             images = _flipped(images, chosen, axis)
             masks = None if masks is None else _flipped(masks, chosen, axis)
+            boxes = None if boxes is None else _mirrored(boxes, chosen, axis, images.shape[axis])
     if section.contrast or section.noise:
         images = _graded(images, section, random, part)
-    return images, masks
+    return images, masks, boxes
 
 
 def _moved(
-    images: np.ndarray, section: params.Augment, random: np.random.Generator, part: Part, masks: np.ndarray | None
-) -> tuple[np.ndarray, np.ndarray | None]:
+    images: np.ndarray,
+    section: params.Augment,
+    random: np.random.Generator,
+    part: Part,
+    masks: np.ndarray | None,
+    boxes: np.ndarray | None,
+) -> tuple[np.ndarray, np.ndarray | None, np.ndarray | None]:
     size = images.shape[1:3]
     matrices = list(_matrices(size, section, random, part))
     places = _places(size, section, random, part) if section.elastic else None
     moved, moved_masks = np.empty_like(images), None if masks is None else np.empty_like(masks)
+    moved_boxes = None if boxes is None else np.zeros_like(boxes)
     for i, matrix in enumerate(matrices):
         bent = None if places is None else next(places)
         moved[i] = _warped(images[i], matrix, bent, cv2.INTER_LINEAR).reshape(images.shape[1:])
         if masks is not None and moved_masks is not None:
             moved_masks[i] = _warped(masks[i], matrix, bent, cv2.INTER_NEAREST)
-    return moved, moved_masks
+        if boxes is not None and moved_boxes is not None:
+            found = _bent(boxes[i], matrix, bent) if bent is not None else _turned(boxes[i], matrix)
+            found = imaging.cut_boxes(found[boxes[i, :, 4] > 0], size, KEPT)
+            moved_boxes[i, : len(found)] = found
+    return moved, moved_masks, moved_boxes
 
 
 def _matrices(
@@ -96,6 +112,33 @@ def _warped(image: np.ndarray, matrix: np.ndarray, bent: np.ndarray | None, way:
         return cv2.warpAffine(image, matrix, (width, height), flags=way, borderMode=cv2.BORDER_REPLICATE)
     source = cv2.transform(bent, cv2.invertAffineTransform(matrix))  # (H, W, 2)
     return cv2.remap(image, source, NO_OTHER, way, borderMode=cv2.BORDER_REPLICATE)
+
+
+def _turned(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
+    """Return the boxes (M, 5) around what a matrix makes of boxes; it speaks of middles of pixels, they of edges."""
+    corners = boxes[:, [[0, 1], [2, 1], [2, 3], [0, 3]]].astype(np.float64) - 0.5  # (M, 4, 2)
+    turned = corners @ matrix[:, :2].T + matrix[:, 2] + 0.5
+    return np.column_stack([turned.min(axis=1), turned.max(axis=1), boxes[:, 4]])
+
+
+def _bent(boxes: np.ndarray, matrix: np.ndarray, bent: np.ndarray) -> np.ndarray:
+    """Return the boxes (M, 5) around the pixels of a copy that come out of boxes; of none of them, an empty one."""
+    source = cv2.transform(bent, cv2.invertAffineTransform(matrix)) + 0.5  # (H, W, 2)
+    found = np.zeros(boxes.shape)
+    for place, (x0, y0, x1, y1, kind) in enumerate(boxes):
+        inside = (source[..., 0] >= x0) & (source[..., 0] < x1) & (source[..., 1] >= y0) & (source[..., 1] < y1)
+        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
+        if len(rows):
+            found[place] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1, kind
+    return found
+
+
+def _mirrored(boxes: np.ndarray, chosen: np.ndarray, axis: int, side: int) -> np.ndarray:
+    """Return boxes (N, M, 5) with those of the `chosen` images (N,) mirrored along an axis of images, of a length."""
+    low, high = (0, 2) if axis == 2 else (1, 3)
+    mirrored = boxes.copy()
+    mirrored[..., low], mirrored[..., high] = side - boxes[..., high], side - boxes[..., low]
+    return np.where(chosen[:, None, None] & (boxes[..., 4:] > 0), mirrored, boxes)
 
 
 def _flipped(images: np.ndarray, chosen: np.ndarray, axis: int) -> np.ndarray:

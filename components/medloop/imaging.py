@@ -174,6 +174,23 @@ def fit_mask(mask: np.ndarray, size_px: tuple[int, ...]) -> np.ndarray:
     return cv2.resize(padded, (size_px[1], size_px[0]), interpolation=cv2.INTER_NEAREST_EXACT)
 
 
+def fit_boxes(boxes: np.ndarray, size: tuple[int, ...], size_px: tuple[int, ...]) -> np.ndarray:
+    """Return boxes (M, 5), corners first, of an image of `size` in the pixels of what `fit` makes of it."""
+    (above, _), (left, _) = _margins(size, size_px)
+    by, across = shrunk(size, size_px)
+    moved = boxes + np.array([left, above, left, above, 0])
+    return moved / np.array([across, by, across, by, 1])
+
+
+def cut_boxes(boxes: np.ndarray, size: tuple[int, ...], least: float) -> np.ndarray:
+    """Return those of boxes (M, 5) of which an image of `size` shows a share of `least` or more, cut at its edge."""
+    inside = boxes.copy()
+    inside[:, [0, 2]] = boxes[:, [0, 2]].clip(0, size[1])
+    inside[:, [1, 3]] = boxes[:, [1, 3]].clip(0, size[0])
+    areas = [np.prod(each[:, 2:4] - each[:, :2], axis=1) for each in (inside, boxes)]
+    return inside[(areas[0] > 0) & (areas[0] >= least * areas[1])]
+
+
 def shrunk(size: tuple[int, ...], size_px: tuple[int, ...]) -> tuple[float, float]:
     """Return how many of its rows and of its columns an image of `size` has for each that `fit` makes of them."""
     (above, below), (left, right) = _margins(size, size_px)

@@ -99,7 +99,7 @@ def dicom_seg(
     from highdicom.content import AlgorithmIdentificationSequence
     from highdicom.sr.coding import CodedConcept
 
-    told = _told(source, pseudonym)
+    told = told_of(source, pseudonym)
     frames, size = int(source.get("NumberOfFrames") or 1), (int(source.Rows), int(source.Columns))
     if frame is not None and mask.shape == size and 0 <= frame < frames:
         mask = np.stack([mask if each == frame else np.zeros_like(mask) for each in range(frames)])
@@ -158,10 +158,14 @@ def _outline(there: np.ndarray) -> np.ndarray:
     return there & (cv2.erode(there.astype(np.uint8), np.ones((3, 3), np.uint8)) == 0)
 
 
-def _told(source: Dataset, pseudonym: str | None) -> Dataset:
-    """Return the image without its pixels, and where there is a pseudonym without what may tell of the patient."""
+def told_of(source: Dataset, pseudonym: str | None, what: str = "a DICOM segmentation") -> Dataset:
+    """Return the image without its pixels, and where there is a pseudonym without what may tell of the patient.
+
+    Raises:
+        Refused: it lacks what a file that is made of it must refer to; `what` names this one.
+    """
     if missing := [keyword for keyword in NEEDED if not source.get(keyword)]:
-        raise Refused(f"the image lacks {' and '.join(missing)}, to which a DICOM segmentation must refer")
+        raise Refused(f"the image lacks {' and '.join(missing)}, to which {what} must refer")
     told = Dataset()
     for element in source:
         kept = element.keyword in IMPERSONAL if pseudonym is not None else element.keyword not in PIXELS
@@ -183,15 +187,20 @@ def _told(source: Dataset, pseudonym: str | None) -> Dataset:
 
 def _file(ds: Any, source: Dataset) -> bytes:
     """Return the segmentation as a file whose moments and UIDs follow from its image and mask, not from the run."""
+    organization = generate_uid(entropy_srcs=["dimensions", ds.SOPInstanceUID])
+    for each in (*ds.DimensionOrganizationSequence, *ds.DimensionIndexSequence):
+        each.DimensionOrganizationUID = organization
+    return file_of(ds, source)
+
+
+def file_of(ds: Any, source: Dataset) -> bytes:
+    """Return what was made of an image as a file whose moments are those of the image, not of the run."""
     moment = {"Date": source.get("ContentDate") or source.get("StudyDate") or "19700101"}
     moment["Time"] = source.get("ContentTime") or source.get("StudyTime") or "000000"
     for kind in ("Content", "InstanceCreation", "Series"):
         for part, value in moment.items():
             if f"{kind}{part}" in ds:
                 setattr(ds, f"{kind}{part}", value)
-    organization = generate_uid(entropy_srcs=["dimensions", ds.SOPInstanceUID])
-    for each in (*ds.DimensionOrganizationSequence, *ds.DimensionIndexSequence):
-        each.DimensionOrganizationUID = organization
     for each in ds.get("ContributingEquipmentSequence") or []:
         each.pop("ContributionDateTime", None)
     file = BytesIO()

@@ -39,6 +39,7 @@ class Model:
         self.card: dict[str, Any] = json.loads((folder / "card.json").read_text())
         self._decoder = _module(folder / "decoder.py")
         self._answer = _module(folder / "answer.py")
+        self._draw: Any = getattr(self._answer, "mask", None) or getattr(self._answer, "boxes", None)
         self._network = _module(folder / "inference.py").Network(folder / "model.onnx")
         self._pool = ThreadPoolExecutor(THREADS)
 
@@ -57,17 +58,17 @@ class Model:
     def answer(self, contents: list[bytes]) -> dict[str, np.ndarray]:
         """Return what the model says of encoded samples; raise ValueError that names the first bad one by its place.
 
-        A mask has the size of its own image, whatever that of the network's input is.
+        A mask has the size of its own image, and boxes are in its pixels, whatever the network's input is.
         """
-        return self.masks(contents) if hasattr(self._answer, "mask") else self.predict(self.read_all(contents))
+        return self.drawn(contents) if self._draw else self.predict(self.read_all(contents))
 
     def read_all(self, contents: list[bytes]) -> np.ndarray:
         """Return encoded samples as (N, ...); raise ValueError that names the first bad one by its place."""
         return np.stack(list(self._each(self.read, contents)))
 
-    def masks(self, contents: list[bytes]) -> dict[str, np.ndarray]:
-        """Return the columns of a mask of each encoded image, a few of which are in memory at a time."""
-        found = list(self._each(self._mask, contents))
+    def drawn(self, contents: list[bytes]) -> dict[str, np.ndarray]:
+        """Return the columns of a mask, or of boxes, of each encoded image, a few of which are in memory at a time."""
+        found = list(self._each(self._drawn, contents))
         return {name: np.concatenate([each[name] for each in found]) for name in found[0]}
 
     def predict(self, arrays: np.ndarray) -> dict[str, np.ndarray]:
@@ -81,14 +82,14 @@ class Model:
         answer: dict[str, np.ndarray] = self._answer.answer(self._network.outputs(arrays, at_once), self.card)
         return answer
 
-    def _mask(self, content: bytes) -> dict[str, np.ndarray]:
+    def _drawn(self, content: bytes) -> dict[str, np.ndarray]:
         with self._without_patients():
             pixels, bit_depth = self._decoder.decode(content)
         try:
-            mask = self._answer.mask(pixels, bit_depth, self._decoder, self._network.outputs, self.card)
+            drawn = self._draw(pixels, bit_depth, self._decoder, self._network.outputs, self.card)
         except self._decoder.Unreadable as error:
             raise ValueError(str(error)) from None
-        columns: dict[str, np.ndarray] = self._answer.columns_of([mask], self.card)
+        columns: dict[str, np.ndarray] = self._answer.columns_of([drawn], self.card)
         return columns
 
     def _each(self, read: Callable[[bytes], T], contents: list[bytes]) -> Iterator[T]:

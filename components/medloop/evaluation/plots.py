@@ -93,6 +93,12 @@ def axes_of(across: str, up: str, title: str, **limits: tuple[float, float]) -> 
     return figure, axes
 
 
+def stretched(image: np.ndarray) -> np.ndarray:
+    """Return an image (H, W, 3) uint8 whose gray levels fill the range: dark ones could not be seen."""
+    low, high = np.percentile(image, (0.5, 99.5))
+    return np.clip((image - low) * (255 / max(1.0, high - low)), 0, 255).astype(np.uint8)
+
+
 def _svg(figure: Figure) -> str:
     text = io.StringIO()
     figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})

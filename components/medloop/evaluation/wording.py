@@ -36,6 +36,13 @@ NAMES = {
     "nsd_px_pooled": "NSD (pixels), pooled",
     "nsd_mm_pooled": "NSD (mm), pooled",
     "average_precision_objects": "Average precision of objects",
+    "map_50": "mAP@.5",
+    "map": "mAP@.5:.95",
+    "map_small": "mAP@.5:.95, small",
+    "map_medium": "mAP@.5:.95, medium",
+    "map_large": "mAP@.5:.95, large",
+    "froc": "FROC score",
+    "false_positives": "False boxes an image",
 }
 PERCENT = {"accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv", "exact_match", "within_one"}
 RIVALS = {

@@ -21,13 +21,14 @@ For `preprocess`
 - `counts(rows, form)`: how many arrays come of each row; `index(rows, form)`: a table with a row for each array;
 - `arrays(rows, values, form)`: the arrays, block after block;
 - `targets(rows, values, form)`: (N,) numbers to predict where they follow from the values, else None;
+- where the form has boxes, `boxes(rows, form, classes)`: (N, M, 5), those of each array;
 - where the form has masks, `layers(rows, values, form, name)`: the "mask" or the "instances" that stand under the
   arrays, block after block;
 - optionally `floors(inputs, labels, patients, about, section, seed)`: rivals that stand beside every network.
 
 For `train` and `evaluate`
 
-- `augment(arrays, section, random, part)`: changed copies of arrays (N, ...); of images with `masks` both;
+- `augment(arrays, section, random, part)`: changed copies of arrays (N, ...); of images with `masks` or `boxes` both;
 - `described(card)`: the network's input in words;
 - `picture(array, card, marks)`: type and content of a picture of one array, with `marks` ("true", "predicted") on it.
 
@@ -53,6 +54,7 @@ class Form:
     dtype: str
     preprocessing: dict[str, Any]  # all that `DECODER` needs to do the same where the model is served
     masks: bool = False  # what is told of an array is a map of classes
+    boxes: int = 0  # or boxes, so many at most; 0: it is none
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ Unreadable = imaging.Unreadable
 PACKAGES = ("numpy", "opencv-python-headless")
 GEOMETRY = ["height", "width", "spacing_y_mm", "spacing_x_mm"]
 INDEX = ["sample_id", "patient_id", "site", "sex", "age_years", "label", "content_sha256"]
+KEPT = 0.3  # share of a box that a window must show: of less than that it says nothing
 BLOCK = 256  # images fitted at once, so that memory stays flat
 SIDES_PX = (28, 96)  # images are compared at their own size within these
 
@@ -79,22 +80,25 @@ def near_copies(
 
 
 def form(
-    table: pd.DataFrame,  # noqa: ARG001
+    table: pd.DataFrame,
     values: manifest.Values,  # noqa: ARG001
     facts: manifest.Facts,
     section: params.Preprocess,
 ) -> Form:
-    """Return the form of the arrays: (H, W, C) uint8, as params.yaml says; of masks, (H, W)."""
+    """Return the form of the arrays: (H, W, C) uint8, as params.yaml says; of masks, (H, W); of boxes, the most."""
     wanted: dict[str, Any] = {
         "size_px": list(section.size_px),
         "channels": section.channels,
         "clip_percentiles": list(section.clip_percentiles),
     }
     if section.larger == "slide":
-        if not facts.masks:
-            raise Refused("preprocess.larger: slide is for masks, of which these samples have none: set it to resize")
+        if not facts.masks and not facts.boxes:
+            raise Refused(
+                "preprocess.larger: slide is for masks and boxes, of which these samples have none: set it to resize"
+            )
         wanted |= {"larger": "slide", "overlap": section.overlap}
-    return Form((*section.size_px, section.channels), "uint8", wanted, facts.masks)
+    most = max(1, *map(len, table["boxes"])) if facts.boxes else 0
+    return Form((*section.size_px, section.channels), "uint8", wanted, facts.masks, most)
 
 
 def counts(rows: pd.DataFrame, form: Form) -> np.ndarray:
@@ -109,11 +113,11 @@ def _places(shape: Sequence[int], form: Form) -> list[tuple[int, int]]:
 
 
 def index(rows: pd.DataFrame, form: Form) -> pd.DataFrame:
-    """Return what is known of each array: with masks its size before, and millimetres from pixel to pixel in it.
+    """Return what is known of each array: with masks or boxes its size before, and mm from pixel to pixel in it.
 
     Windows say where they lie in their image, too: `top` and `left`.
     """
-    if not form.masks:
+    if not form.masks and not form.boxes:
         return rows[INDEX]
     sliding = form.preprocessing.get("larger") == "slide"
     found = []
@@ -174,6 +178,28 @@ def layers(rows: pd.DataFrame, values: manifest.Values, form: Form, name: str) -
         yield np.stack([imaging.fit_mask(read(row), form.shape[:2]) for row in block]).data
 
 
+def boxes(rows: pd.DataFrame, form: Form, classes: Sequence[str]) -> np.ndarray:
+    """Return the boxes (N, M, 5) float32 of each array: x0, y0, x1, y1 in its pixels, and the class number from 1.
+
+    Rows of zeros fill up. They have moved as the image has; of windows each has those of which it shows a share of KEPT
+    or more, cut at its edge.
+    """
+    height, width = form.shape[:2]
+    sliding, found = form.preprocessing.get("larger") == "slide", []
+    for corners, names, shape in zip(rows["boxes"], rows["box_labels"], rows["shape"], strict=True):
+        own = np.array([(*box, 1 + classes.index(name)) for box, name in zip(corners, names, strict=True)], np.float64)
+        own, size = own.reshape(-1, 5), (int(shape[0]), int(shape[1]))
+        if sliding:
+            shifts = [np.array([left, top, left, top, 0]) for top, left in _places(shape, form)]
+            found += [imaging.cut_boxes(own - shift, (height, width), KEPT) for shift in shifts]
+        else:
+            found.append(imaging.fit_boxes(own, size, (height, width)))
+    packed = np.zeros((len(found), form.boxes, 5), np.float32)
+    for place, own in zip(packed, found, strict=True):
+        place[: len(own)] = own
+    return packed
+
+
 def targets(rows: pd.DataFrame, values: manifest.Values, form: Form) -> np.ndarray | None:  # noqa: ARG001
     """Return None: an image says nothing of its own future."""
     return None
@@ -185,16 +211,20 @@ def augment(
     random: np.random.Generator,
     part: Part | None = None,
     masks: np.ndarray | None = None,
+    boxes: np.ndarray | None = None,
 ) -> Any:
     """Return changed copies of images (N, H, W, C) uint8; what they are is decided by the state of `random` alone.
 
-    With `masks` (N, H, W) uint8 it is a pair, images and masks, that have moved alike; without them the images are the
-    same to the byte. `part`: of which whole they are. `augmentation` says what is done, and in which order.
+    With `masks` (N, H, W) uint8 or `boxes` (N, M, 5) float32 it is a pair, images and these, that have moved alike;
+    without them the images are the same to the byte. `part`: of which whole they are. `augmentation` says what is done,
+    and in which order.
     """
+    drawn = masks if boxes is None else boxes
     if section == params.Augment():
-        return images if masks is None else (images, masks)
-    found = augmentation.changed(images, section, random, part or Part(len(images), slice(None)), masks)
-    return found[0] if masks is None else found
+        return images if drawn is None else (images, drawn)
+    whole = part or Part(len(images), slice(None))
+    changed, moved, moved_boxes = augmentation.changed(images, section, random, whole, masks, boxes)
+    return changed if drawn is None else (changed, moved if boxes is None else moved_boxes)
 
 
 def described(card: Mapping[str, Any]) -> str:

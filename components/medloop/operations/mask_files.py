@@ -5,10 +5,8 @@ Each image has `<sample_id>.png`, the class of each pixel at the image's own siz
 segmentation. This one refers to the image by its UIDs and names the patient by the pseudonym of the sample.
 """
 
-import shutil
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -22,12 +20,9 @@ from medloop.errors import Refused
 from medloop.operations.inputs import Input
 
 COLUMN = "mask"  # of a served model that returns masks
-SUFFIXES = {".png", ".dcm"}  # of what is written
 
 
-def folder_of(output: Path) -> Path:
-    """Return where the masks of a prediction lie: beside its table."""
-    return output.with_name(f"{output.stem}_masks")
+WHAT = "masks"
 
 
 class Folder:
@@ -35,13 +30,13 @@ class Folder:
 
     Args:
         partial: where they are written until then.
-        classes: their names.
+        card: of the model.
         model: what made the masks, as a DICOM segmentation says it.
         version: of the model.
     """
 
-    def __init__(self, partial: Path, classes: Sequence[str], model: str, version: str) -> None:
-        self._partial, self._classes, self._model, self._version = partial, classes, model, version
+    def __init__(self, partial: Path, card: Mapping[str, Any], model: str, version: str) -> None:
+        self._partial, self._classes, self._model, self._version = partial, card["classes"], model, version
         self.count = 0
         self.without = Counter[str]()  # why DICOM files have no segmentation
 
@@ -57,6 +52,9 @@ class Folder:
         if imaging.is_dicom(asked.content):
             self._segment(asked, mask)
         self.count += 1
+
+    def finish(self) -> None:
+        """Do nothing: all is written."""
 
     def told(self) -> str:
         """Return how many DICOM files have no segmentation, and why."""
@@ -81,31 +79,3 @@ class Folder:
 
     def _write(self, asked: Input, ending: str, content: bytes) -> None:
         (self._partial / f"{asked.sample_id}{ending}").write_bytes(content)
-
-
-@contextmanager
-def beside(output: Path, classes: Sequence[str], address: str) -> Iterator[Folder]:
-    """Yield a folder for masks that takes its place beside `output` at the end, unless an error comes or no mask.
-
-    Args:
-        output: the table.
-        classes: their names.
-        address: of the model, as `models:/NAME/VERSION`.
-
-    Raises:
-        Refused: something else than the masks of an earlier prediction is there already.
-    """
-    folder = folder_of(output)
-    if folder.exists() and (not folder.is_dir() or any(path.suffix not in SUFFIXES for path in folder.iterdir())):
-        raise Refused(f"{folder} is not a folder of masks of an earlier prediction: name another output")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir()
-    model, _, version = address.removeprefix("models:/").rpartition("/")
-    try:
-        yield (found := Folder(partial, classes, model or "medloop", version))
-        if found.count:
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.replace(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)

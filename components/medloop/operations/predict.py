@@ -1,4 +1,4 @@
-"""Write what a registered model says of samples: probabilities and a decision, a number, or a mask, row by row."""
+"""Write what a registered model says of samples, row by row: probabilities and a decision, a number, mask or boxes."""
 
 import errno
 import itertools
@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from medloop import kinds, params, plugins
 from medloop.errors import Refused
-from medloop.operations import inputs, mask_files
+from medloop.operations import drawn_files, inputs
 from medloop.tracking import registry
 from medloop.tracking.connection import server
 
@@ -31,9 +31,10 @@ def predict(
     """Predict every sample of `source`, write a row for each to `output`, and return one line that says so.
 
     The columns are `sample_id` (a pseudonym; with `paths` also `path`, which may hold a patient's name), those of the
-    served model (`p_<class>` and `decision`, `prediction`, or `area_<class>`) and `error`, which is null where the
-    sample was read. A multi-frame file has a row for each frame, a signal that is longer than the model's window one
-    for each window. Masks go to the folder `<output>_masks` beside the table, see `mask_files`.
+    served model (`p_<class>` and `decision`, `prediction`, `area_<class>` or `count_<class>`) and `error`, which is
+    null where the sample was read. A multi-frame file has a row for each frame, a signal that is longer than the
+    model's window one for each window. Masks go to the folder `<output>_masks` beside the table, see `mask_files`;
+    boxes to `<output>_boxes`, see `box_files`.
 
     Args:
         base: names the model.
@@ -61,11 +62,12 @@ def predict(
     schema = _schema(network.metadata.signature.outputs, paths)
     total, reasons = 0, Counter[str]()
     partial = output.with_name(f".{output.name}.partial")
-    masked = mask_files.COLUMN in network.metadata.signature.outputs.input_names()
+    names = network.metadata.signature.outputs.input_names()
+    writer = next((each for column, each in drawn_files.WRITERS.items() if column in names), None)
     try:
         with (
-            mask_files.beside(output, card["classes"], address) if masked else nullcontext() as masks,
-            _writer(partial, output.suffix, schema) as writer,
+            drawn_files.beside(output, writer, card, address) if writer else nullcontext() as drawn,
+            _writer(partial, output.suffix, schema) as table,
         ):
             progress = tqdm(
                 inputs.read(source, kind, card["preprocessing"]),
@@ -78,10 +80,10 @@ def predict(
                 rows = _rows(network, group, kind)
                 total += len(rows)
                 reasons.update(row["error"] for row in rows if row["error"])
-                if masks:
+                if drawn:
                     for asked, row in zip(group, rows, strict=True):
-                        masks.add(asked, row)
-                writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+                        drawn.add(asked, row)
+                table.write_table(pa.Table.from_pylist(rows, schema=schema))
         if reasons.total() < total:
             partial.replace(output)
     except OSError as error:
@@ -92,7 +94,7 @@ def predict(
         partial.unlink(missing_ok=True)
     if reasons:
         raise Refused(_failure(reasons, total, output, units))
-    where = f"{output}, {mask_files.folder_of(output)}{masks.told()}" if masks else output
+    where = f"{output}, {drawn_files.folder_of(output, writer)}{drawn.told()}" if drawn and writer else output
     return f"{total} {units}s predicted by {address}: {where}"
 
 
@@ -120,7 +122,9 @@ def _card(network: Any) -> dict[str, Any]:
 def _schema(outputs: Any, paths: bool) -> pa.Schema:
     texts = ["sample_id", "path"] if paths else ["sample_id"]
     types = {"double": pa.float64(), "string": pa.string()}
-    said = [(column.name, types[column.type.name]) for column in outputs.inputs if column.name != mask_files.COLUMN]
+    said = [
+        (column.name, types[column.type.name]) for column in outputs.inputs if column.name not in drawn_files.WRITERS
+    ]
     return pa.schema([*((name, pa.string()) for name in texts), *said, ("error", pa.string())])
 
 

@@ -47,10 +47,10 @@ class TestSet:
     def labels(self, task: ModuleType, card: Mapping[str, Any] | None = None) -> np.ndarray:
         """Return what is to be told of each input (N, ..): of images a row each, of windows as the `card` cuts them.
 
-        Of masks it is the area of each class.
+        Of masks it is the area of each class, of boxes how many there are.
         """
         if hasattr(task, "compared"):
-            return np.concatenate([task.areas(mask[None], len(self.classes)) for mask in self.masks()])
+            return np.concatenate([task.areas(truth[None], len(self.classes)) for truth in self.truths(task)])
         if card is None:
             return np.asarray(task.targets(self.table, self.classes))
         found = self.kind.targets(self.table, manifest.Values(self.folder), form_of(card))
@@ -58,6 +58,19 @@ class TestSet:
             return np.asarray(found)
         each = np.asarray(task.targets(self.table, self.classes))
         return np.repeat(each, self.kind.counts(self.table, form_of(card)), axis=0)
+
+    def truths(self, task: ModuleType) -> Iterator[np.ndarray]:
+        """Yield the true mask (H, W) of each image, or its boxes (M, 5), at its own size."""
+        return self.boxes() if task.GIVES == "boxes" else self.masks()
+
+    def boxes(self) -> Iterator[np.ndarray]:
+        """Yield the corners and the number of the class of the boxes (M, 5) of each image; raise Refused for none."""
+        for row in list[Any](self.table.itertuples()):
+            if row.boxes is None or row.box_labels is None:
+                raise Refused(f"sample {row.sample_id} in {self.folder} has no boxes to compare with: ingest again")
+            pairs = zip(row.boxes, row.box_labels, strict=True)
+            rows = [(*box, 1 + self.classes.index(name)) for box, name in pairs]
+            yield np.array(rows, np.float64).reshape(-1, 5)
 
     def masks(self) -> Iterator[np.ndarray]:
         """Yield the true mask (H, W) of each image, at its own size; raise Refused where there is none."""
@@ -131,14 +144,14 @@ def score(version: registry.Version, test: TestSet, task: ModuleType) -> np.ndar
     columns, kind = task.served(test.classes), test.kind
     parts = [np.empty((0, len(task.stored(test.classes))))]
     cells = _cells(test, model.unwrap_python_model().model.card["preprocessing"])
-    truths = test.masks() if hasattr(task, "compared") else None
+    truths = test.truths(task) if hasattr(task, "compared") else None
     while batch := list(islice(cells, BATCH)):
         try:
             found = pd.DataFrame(model.predict(pd.DataFrame({kind.COLUMN: batch})))[columns]
         except ValueError as error:
             raise Refused(f"{version} of {version.name} cannot read today's test set: {error}") from None
         if truths:
-            parts.append(task.compared(found["mask"], list(islice(truths, len(batch))), test.classes))
+            parts.append(task.compared(found[columns[0]], list(islice(truths, len(batch))), test.classes))
         else:
             parts.append(found.to_numpy(np.float64))
     return np.concatenate(parts)

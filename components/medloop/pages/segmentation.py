@@ -144,7 +144,7 @@ def _told(predictions: Predictions, place: int) -> tuple[str, str]:
 def overlay(pixels: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> tuple[str, bytes]:
     """Return a PNG file of pixels (H, W, C) uint8 with the edges of a true and a predicted mask (H, W)."""
     image = np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
-    image = _stretched(image)
+    image = plots.stretched(image)
     times = max(1, SIDE_PX // min(image.shape[:2]))
     image, true, predicted = (
         np.kron(each, np.ones((times, times, *[1] * (each.ndim - 2)), each.dtype)) for each in (image, true, predicted)
@@ -155,12 +155,6 @@ def overlay(pixels: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> tupl
             lines, _ = cv2.findContours((mask == value).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(image, lines, -1, colour, 1)
     return "image/png", cv2.imencode(".png", image[..., ::-1])[1].tobytes()
-
-
-def _stretched(image: np.ndarray) -> np.ndarray:
-    """Return an image (H, W, 3) uint8 whose gray levels fill the range: dark ones could not be seen."""
-    low, high = np.percentile(image, (0.5, 99.5))
-    return np.clip((image - low) * (255 / max(1.0, high - low)), 0, 255).astype(np.uint8)
 
 
 def figures(predictions: Predictions, card: Mapping[str, Any]) -> dict[str, Figure]:

@@ -11,7 +11,7 @@ import pandas as pd
 
 from medloop import kinds, pages, params, plugins, provenance, tasks
 from medloop.errors import Refused
-from medloop.evaluation import beside, candidates, choice, ledger, maps, plots, report, scores
+from medloop.evaluation import beside, boxes, candidates, choice, ledger, maps, plots, report, scores
 from medloop.inference import Network
 from medloop.predictions import Predictions
 
@@ -132,14 +132,15 @@ def _predict(
 ) -> tuple[Predictions, np.ndarray, report.Draw]:
     """Return what the model in `folder` says of the test set, its inputs (N, ...), and what draws one of them."""
     network = Network(folder / "model.onnx")
-    if hasattr(task, "reduced"):  # it tells a map of each image
-        test, page = maps.TestSet(holdout / "test"), plugins.load(pages, card["task"])
+    if hasattr(task, "reduced"):  # it tells a map of each image, or boxes
+        drawn: ModuleType = {"map": maps, "boxes": boxes}[task.GIVES]
+        test, page = drawn.TestSet(holdout / "test"), plugins.load(pages, card["task"])
 
         def overlay(place: int, marks: Mapping[str, float]) -> tuple[str, bytes]:  # noqa: ARG001
-            picture: tuple[str, bytes] = page.overlay(*maps.drawn(network, test, place, card))
+            picture: tuple[str, bytes] = page.overlay(*drawn.drawn(network, test, place, card))
             return picture
 
-        return maps.predicted(network, test, card, task, section), test.inputs, overlay
+        return drawn.predicted(network, test, card, task, section), test.inputs, overlay
     inputs = np.load(holdout / "test" / "inputs.npy", mmap_mode="r")
     index, labels = pd.read_parquet(holdout / "test" / "index.parquet"), np.load(holdout / "test" / "labels.npy")
     kind = plugins.load(kinds, card["kind"])

@@ -3,7 +3,7 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 from types import ModuleType
@@ -35,10 +35,10 @@ def preprocess(
     """Write train and val to `arrays`, test to `holdout`, and return what `about.json` says of the three.
 
     A split's folder holds `inputs.npy` (N, ...), images (N, H, W, C) uint8 or windows (N, L, C) float32, `labels.npy`
-    (N,), int32 of classes or float32, (N, L) uint8 of several labels at once, or (N, H, W) uint8 of masks, and
-    `index.parquet`, in the order of the manifest; those of validation and test `instances.npy` (N, H, W) uint16 too,
-    where objects are told apart. The inputs and the maps are made here, or taken from what `preprocess_part` wrote for
-    each shard.
+    (N,), int32 of classes or float32, (N, L) uint8 of several labels at once, (N, H, W) uint8 of masks, or (N, M, 5)
+    float32 of boxes, and `index.parquet`, in the order of the manifest; those of validation and test `instances.npy`
+    (N, H, W) uint16 too, where objects are told apart. The inputs and the maps are made here, or taken from what
+    `preprocess_part` wrote for each shard.
 
     Raises:
         Refused: validation did not pass or belongs to other samples, a split is empty, the task does not take the
@@ -62,7 +62,7 @@ def preprocess(
                 _write(layer, rows, blocks, job, folder / split)
             if not job.form.masks:
                 np.save(folder / split / "labels.npy", job.labels(rows))
-            tables[split] = job.kind.index(rows, job.form)
+            tables[split] = job.index(rows)
             tables[split].to_parquet(folder / split / "index.parquet", index=False)
         about = _about(job, tables, json.loads((samples / "ingest.json").read_text()))
         if floors := _floors(job, about, development, section, base.seed):
@@ -143,11 +143,24 @@ class Job:
 
     def labels(self, rows: pd.DataFrame) -> np.ndarray:
         """Return (N, ..) what is to be told of each array: as the values say it, else as the task finds it."""
+        if self.form.boxes:
+            return np.asarray(self.kind.boxes(rows, self.form, self.facts.classes))
         found = self.kind.targets(rows, self.values, self.form)
         if found is not None:
             return np.asarray(found)
         each = np.asarray(self.task.targets(rows, self.facts.classes))
         return np.repeat(each, self.kind.counts(rows, self.form), axis=0)
+
+    def index(self, rows: pd.DataFrame) -> pd.DataFrame:
+        """Return a row for each array; with boxes those of the whole image, five numbers each, the class last."""
+        found: pd.DataFrame = self.kind.index(rows, self.form)
+        if not self.form.boxes:
+            return found
+        numbers = {name: place for place, name in enumerate(self.facts.classes, 1)}
+        pairs = zip(rows["boxes"], rows["box_labels"], strict=True)
+        flat = [[int(n) for box, name in zip(*pair, strict=True) for n in (*box, numbers[name])] for pair in pairs]
+        whole = pd.Series(flat, rows["sample_id"], dtype=object)
+        return found.assign(boxes=whole.loc[found["sample_id"]].to_numpy())
 
 
 def _job(base: params.Base, section: params.Preprocess, samples: Path, validation: Path) -> Job:
@@ -158,7 +171,7 @@ def _job(base: params.Base, section: params.Preprocess, samples: Path, validatio
     for split in manifest.SPLITS:
         if not (table["split"] == split).any():
             raise Refused(f"split {split} is empty: preprocess needs train, val and test samples")
-    _check_masks(base, facts, task)
+    facts = _told(base, facts, task)
     values = manifest.Values(samples)
     form = kind.form(table, values, facts, section)
     if not form.preprocessing.get("horizon"):
@@ -168,15 +181,23 @@ def _job(base: params.Base, section: params.Preprocess, samples: Path, validatio
     return Job(table, facts, values, kind, task, form)
 
 
-def _check_masks(base: params.Base, facts: manifest.Facts, task: ModuleType) -> None:
-    """Raise Refused where the task and the samples do not agree on what is told of a sample."""
-    wanted = getattr(task, "GIVES", None) == "map"
-    if facts.masks and not wanted:
+def _told(base: params.Base, facts: manifest.Facts, task: ModuleType) -> manifest.Facts:
+    """Return the facts with that alone which the task tells of a sample: of masks and boxes that come together, one.
+
+    Raises:
+        Refused: the samples have none of it.
+    """
+    wanted = getattr(task, "GIVES", "")
+    drawn = {"map": ("masks", "segmentation"), "boxes": ("boxes", "detection")}
+    there = [name for name, _ in drawn.values() if getattr(facts, name)]
+    if there and (wanted not in drawn or drawn[wanted][0] not in there):
+        fit = " or ".join(task for name, task in drawn.values() if name in there)
+        lacking = drawn[wanted][0] if wanted in drawn else "labels"
         raise Refused(
-            f"the samples have masks and no labels, task {base.task} wants labels: set base.task: segmentation"
+            f"the samples have {' and '.join(there)} and no {lacking}, task {base.task} wants {lacking}: set "
+            f"base.task: {fit}"
         )
-    if facts.boxes and not facts.masks:
-        raise Refused(f"the samples have boxes alone, which task {base.task} does not take")
+    return replace(facts, masks=facts.masks and wanted == "map", boxes=facts.boxes and wanted == "boxes")
 
 
 def _made_with(job: Job, base: params.Base, section: params.Preprocess, inputs: dict[str, Path]) -> dict[str, Any]:
@@ -224,7 +245,7 @@ def _about(job: Job, tables: dict[str, pd.DataFrame], ingested: dict[str, Any]) 
 
 def _counts(index: pd.DataFrame, facts: manifest.Facts) -> dict[str, int]:
     """Return how many arrays there are of each class; in all, without classes or with several in one sample."""
-    if facts.masks:
+    if facts.masks or facts.boxes:
         return {"all": index["sample_id"].nunique()}  # of which there may be many windows
     if not facts.classes or facts.multi_label:
         return {"all": len(index)}

@@ -58,6 +58,8 @@ def _check_views(section: params.Views, found: data.Arrays, task: ModuleType) ->
     kind = found.about["facts"]["kind"]
     if kind not in ("image", "volume") and section != params.Views():
         raise Refused(f"train.tta is about images and volumes, these samples are of kind {kind}: leave it out")
+    if section != params.Views() and getattr(task, "GIVES", None) == "boxes":
+        raise Refused("train.tta must be off where boxes are predicted: those of a mirrored view are not turned back")
     if section.shift_px and hasattr(task, "reduced"):
         raise Refused(
             f"train.tta.shift_px must be 0 where maps are predicted, got {section.shift_px}: what is moved out of the "

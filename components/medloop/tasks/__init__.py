@@ -5,7 +5,7 @@ A task is a module with
 - `GATE`: the metric that epochs, architectures and champions are held against, the higher the better; `METRICS`: those
   of a report; `CENTRED`: those whose interval is shifted back by what resampling alone adds;
 - `KINDS`: of sample that it takes, files of medloop/kinds; `GIVES = "map"` where its networks tell something of every
-  pixel, else nothing: architectures declare the same;
+  pixel, `"boxes"` where they find objects, else nothing: architectures declare the same;
 - `NUMBERS`: whether it tells numbers, which may follow from the values of a sample: the next moment of a signal;
 - `check(facts)`: raises Refused for a data set that it cannot score;
 - `outputs(classes)`: how many numbers the network gives;
@@ -21,13 +21,13 @@ For `train`
 - optionally `floors(inputs, labels, card)`: rivals that a network must beat, fitted on train; `rivals(floors, inputs,
   predictions)`: what they say of others, by name;
 
-Of a task that gives maps no more is ever held than a batch: wherever outputs (N, K) and labels (N, L) are spoken of,
-they are what it keeps of maps (B, H, W, K') and masks (B, H, W),
+Of a task that gives maps or boxes no more is ever held than a batch: wherever outputs (N, K) and labels (N, L) are
+spoken of, they are what it keeps of maps (B, H, W, K') and masks (B, H, W), or of (B, A, K') and boxes (B, M, 5),
 
 - `reduced(maps, masks)`: (B, K) numbers; `areas(masks, classes)`: (B, L);
-- `measured(map, mask, objects, spacing, card, section)`: in place of `predictions`, the numbers of one test image, and
-  `gathered(table, numbers, card)`: the `Predictions` of all;
-- `compared(masks of the served model, true masks, classes)`: what is said of images, at their own size.
+- `measured(map, mask, objects, spacing, card, section)`, of boxes `measured(detections, boxes, card)`: in place of
+  `predictions`, the numbers of one test image, and `gathered(table, numbers, card)`: the `Predictions` of all;
+- `compared(masks or boxes of the served model, true ones, classes)`: what is said of images, at their own size.
 
 For `evaluate`
 

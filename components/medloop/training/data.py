@@ -22,7 +22,7 @@ SCHEMA_VERSION = 2
 SEGMENT_BYTES = 32 * 2**20  # of inputs in memory at a time; two segments are alive at once
 COUNTED_PIXELS = 2**22  # at a time, 8 bytes each while they are counted
 Segment = tuple[np.ndarray, np.ndarray, np.ndarray]  # inputs (S, B, ...), labels (S, B, ..), weights (S, B, ..)
-MASKS = 3  # axes of labels that are masks
+DRAWN = 3  # axes of labels that are masks, or boxes
 PARTNERS, SHARES = 1, 2  # streams of random numbers beside those of the order and the augmentation
 
 
@@ -31,7 +31,8 @@ class Split:
     """One side of the development data."""
 
     inputs: np.ndarray  # (N, H, W, C) uint8 or (N, L, C) float32, mapped into memory
-    # (N,) int32 of classes, else float32; (N, L) uint8 of several labels at once; (N, H, W) uint8, mapped, of masks
+    # (N,) int32 of classes, else float32; (N, L) uint8 of several labels at once; (N, H, W) uint8, mapped, of masks;
+    # (N, M, 5) float32, mapped, of boxes: corners in pixels and the number of the class, 0 where it only fills up
     labels: np.ndarray
     index: pa.Table  # sample_id, patient_id, ... a row per input
     kind: ModuleType  # of sample
@@ -75,7 +76,7 @@ def read(folder: Path) -> Arrays:
             _refuse_absent(arrays.classes, split.labels, name)
     if arrays.train.labels.ndim == 2:
         _refuse_constant(arrays.classes, arrays.train.labels)
-    if arrays.train.labels.ndim == MASKS:
+    if arrays.train.labels.ndim == DRAWN:
         _refuse_unseen(arrays.classes, arrays.train.labels)
     return arrays
 
@@ -92,18 +93,27 @@ def _refuse_constant(classes: list[str], labels: np.ndarray) -> None:
         raise Refused(f"split train needs samples with every label and without it, not so for: {', '.join(constant)}")
 
 
-def _refuse_unseen(classes: list[str], masks: np.ndarray) -> None:
-    having = presence(masks, len(classes)).sum(axis=0).tolist()
+def _refuse_unseen(classes: list[str], drawn: np.ndarray) -> None:
+    having, drawings = presence(drawn, len(classes)).sum(axis=0).tolist(), "boxes" if are_boxes(drawn) else "masks"
     if unseen := [name for name, count in zip(classes, having, strict=True) if not count]:
-        raise Refused(f"split train needs masks with every class, none of its masks has: {', '.join(unseen)}")
+        raise Refused(f"split train needs {drawings} with every class, none of its {drawings} has: {', '.join(unseen)}")
+
+
+def are_boxes(labels: np.ndarray) -> bool:
+    """Return whether labels (N, ..) are boxes (N, M, 5)."""
+    return labels.ndim == DRAWN and labels.dtype == np.float32
 
 
 def presence(masks: np.ndarray, classes: int) -> np.ndarray:
     """Return whether (N, classes) each mask (N, H, W) has a pixel of each class, a few in memory at a time.
 
+    Of boxes (N, M, 5), whether one is of the class.
+
     Raises:
         Refused: a pixel is of no class.
     """
+    if are_boxes(masks):
+        return np.stack([(masks[:, :, 4] == place).any(axis=1) for place in range(1, 1 + classes)], axis=1)
     found = np.zeros((len(masks), 1 + classes), bool)
     for place in range(len(masks)):
         pixels = np.bincount(masks[place : place + 1].ravel(), minlength=1 + classes)
@@ -116,17 +126,18 @@ def presence(masks: np.ndarray, classes: int) -> np.ndarray:
 def _split(folder: Path, kind: str) -> Split:
     inputs, labels = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("inputs", "labels"))
     index = pq.read_table(folder / "index.parquet")
-    return Split(inputs, labels if labels.ndim == MASKS else np.array(labels), index, plugins.load(kinds, kind))
+    return Split(inputs, labels if labels.ndim == DRAWN else np.array(labels), index, plugins.load(kinds, kind))
 
 
 def sample_weights(labels: np.ndarray, classes: int, mode: str, sampling: str = "natural") -> np.ndarray:
     """Return (N,) float32: ones, or with "balanced" weights under which every class counts the same, mean one.
 
     They are ones under balanced sampling too, where every class counts the same already. Of several labels at once
-    (N, L) each has weights of its own, (N, L): samples with it and samples without it count the same. Of masks they are
-    ones: their loss counts every class the same.
+    (N, L) each has weights of its own, (N, L): samples with it and samples without it count the same. Of masks and
+    boxes they are
+    ones: their losses see to rare classes.
     """
-    if mode == "none" or sampling == "balanced" or not classes or labels.ndim == MASKS:
+    if mode == "none" or sampling == "balanced" or not classes or labels.ndim == DRAWN:
         return np.ones(len(labels), np.float32)
     if labels.ndim > 1:
         having = labels.mean(axis=0)
@@ -203,7 +214,8 @@ def epoch_segments(
 
     The last batch is filled up with samples of weight zero, so that every batch has one shape. Of several nodes each
     gets its part of every batch. The next segment is made while the caller trains on this one. Under `train.mixup`
-    labels are shares of classes, (S, B, classes) float32. Masks (S, B, H, W) move with their images.
+    labels are shares of classes, (S, B, classes) float32. Masks (S, B, H, W) and boxes (S, B, M, 5) move with their
+    images.
     """
     batch = batch_size(split, section)
     part = Part(batch, slice(node * batch // section.nodes, (node + 1) * batch // section.nodes))
@@ -211,15 +223,15 @@ def epoch_segments(
     counted = np.arange(-(-len(split.labels) // batch) * batch).reshape(-1, batch)[:, part.rows] < len(split.labels)
     if section.mixup:
         partners = _batches(split.labels, batch, section.sampling, [seed, epoch, 0, PARTNERS])[:, part.rows]
-    masks = split.labels.ndim == MASKS
+    drawn, name = split.labels.ndim == DRAWN, "boxes" if are_boxes(split.labels) else "masks"
     size = split.inputs.dtype.itemsize * math.prod(split.inputs.shape[1:])  # bytes
-    size += split.labels.dtype.itemsize * math.prod(split.labels.shape[1:]) if masks else 0
+    size += split.labels.dtype.itemsize * math.prod(split.labels.shape[1:]) if drawn else 0
     steps = max(1, SEGMENT_BYTES // (batch * size))
 
     def augmented(rows: np.ndarray, *stream: int) -> tuple[np.ndarray, np.ndarray]:
         random, labels = np.random.default_rng([seed, epoch, *stream]), split.labels[rows]
-        if masks:
-            inputs, labels = split.kind.augment(split.inputs[rows], section.augment, random, part, masks=labels)
+        if drawn:
+            inputs, labels = split.kind.augment(split.inputs[rows], section.augment, random, part, **{name: labels})
         else:
             inputs = split.kind.augment(split.inputs[rows], section.augment, random, part)
         return inputs, labels

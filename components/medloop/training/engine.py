@@ -18,6 +18,7 @@ from medloop.training.data import Segment
 
 PREDICT_BATCH = 256
 MAP_PIXELS = 2**20  # of the images of a batch, where the network gives a map of each
+PLACE_PIXELS = 64  # that a place stands for, where the network says something at many places of an image
 Advance = Callable[[Segment], np.ndarray]
 
 
@@ -51,7 +52,7 @@ def trainer(
 
 
 class Predictor:
-    """From inputs (N, ...) to outputs (N, K), or maps (N, H, W, K), float32, with today's weights."""
+    """From inputs (N, ...) to outputs (N, K), (N, A, K) or maps (N, H, W, K), float32, with today's weights."""
 
     def __init__(self, network: keras.Model) -> None:
         name = keras.backend.backend()
@@ -74,9 +75,10 @@ class Predictor:
 
 def batch_of(output_shape: tuple[int | None, ...]) -> int:
     """Return how many inputs are predicted at once by a network with outputs of a shape (None, ...)."""
-    if len(output_shape) < 4:
+    if len(output_shape) < 3:
         return PREDICT_BATCH
-    return max(1, min(PREDICT_BATCH, MAP_PIXELS // math.prod(side or 1 for side in output_shape[1:3])))
+    sides = output_shape[1:3] if len(output_shape) > 3 else (output_shape[1], PLACE_PIXELS)
+    return max(1, min(PREDICT_BATCH, MAP_PIXELS // math.prod(side or 1 for side in sides)))
 
 
 def _tensorflow_trainer(

@@ -58,25 +58,27 @@ def save_onnx(source: Path, target: Path) -> None:
 def checked_outputs(folder: Path, split: Split, task: ModuleType) -> np.ndarray:
     """Return the outputs (N, K) of `folder/model.onnx`, after comparing them with those of `folder/model.keras`.
 
-    Of maps they are what the task keeps of them; all of their pixels are compared.
+    Of maps they are what the task keeps of them; all of their pixels are compared. Of what is said at many places each
+    column is: one of pixels is far larger than one of logits.
 
     Raises:
         Refused: they differ by more than TOLERANCE, maps by more than MAP_TOLERANCE.
     """
     saved, exported = keras.models.load_model(folder / "model.keras"), Network(folder / "model.onnx")
-    furthest, largest = 0.0, 1.0
+    furthest, largest = np.zeros(1), np.ones(1)
 
     def compared() -> Iterator[tuple[slice, np.ndarray]]:
         nonlocal furthest, largest
         size = engine.batch_of(saved.output_shape)
         both = zip(engine.Predictor(saved).parts(split.inputs), exported.parts(split.inputs, size), strict=True)
         for (rows, wanted), came in both:
-            furthest = max(furthest, np.nan_to_num(np.abs(came - wanted).max(), nan=np.inf))
-            largest = max(largest, float(np.abs(wanted).max()))
+            over = (0, 1) if wanted.ndim == 3 else None
+            furthest = np.maximum(furthest, np.nan_to_num(np.abs(came - wanted).max(axis=over), nan=np.inf))
+            largest = np.maximum(largest, np.abs(wanted).max(axis=over))
             yield rows, came
 
     outputs = judging.outputs(compared(), split.labels, task)
-    difference, allowed = furthest / largest, MAP_TOLERANCE if judging.of_maps(task) else TOLERANCE
+    difference, allowed = float((furthest / largest).max()), MAP_TOLERANCE if judging.of_maps(task) else TOLERANCE
     if not difference <= allowed:
         raise Refused(
             f"model.keras and model.onnx must agree to {allowed:g} on the validation data, they differ by "

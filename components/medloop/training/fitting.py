@@ -199,7 +199,8 @@ def _for_loss(split: data.Split, task: ModuleType, spec: network.Spec) -> data.S
 def _validate(predict: engine.Predictor, arrays: data.Arrays, task: ModuleType, spec: network.Spec) -> dict[str, float]:
     split, loss = arrays.val, math.nan
     if judging.of_maps(task):
-        outputs, loss = judging.outputs_and_loss(predict.parts(split.inputs), split.labels, task)
+        plain = task.loss(params.Train(architectures=(spec.architecture,)))
+        outputs, loss = judging.outputs_and_loss(predict.parts(split.inputs), split.labels, task, plain)
     else:
         outputs = predict(split.inputs)
     if not np.isfinite(outputs).all():

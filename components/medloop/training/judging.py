@@ -1,11 +1,12 @@
 """What a network says of labelled data, in numbers.
 
-Of maps (N, H, W, K) a few numbers for each image stand for outputs and labels, and are taken while its map is there:
-the maps of all images would fill the memory.
+Of maps (N, H, W, K), and of what is said at many places (N, A, K), a few numbers for each image stand for outputs and
+labels, and are taken while its map is there: the maps of all images would fill the memory.
 """
 
 from collections.abc import Iterator, Sequence
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
@@ -15,12 +16,12 @@ Parts = Iterator[tuple[slice, np.ndarray]]
 
 
 def of_maps(task: ModuleType) -> bool:
-    """Return whether the networks of a task give a map of each image."""
+    """Return whether the networks of a task give a map of each image, or say something at many places of it."""
     return hasattr(task, "reduced")
 
 
 def outputs(parts: Parts, labels: np.ndarray, task: ModuleType) -> np.ndarray:
-    """Return the outputs (N, K) of all parts, of maps what the task keeps of them beside `labels` (N, H, W)."""
+    """Return the outputs (N, K) of all parts, of maps what the task keeps of them beside `labels` (N, ..)."""
     if not of_maps(task):
         return np.concatenate([part for _, part in parts])
     return np.concatenate([task.reduced(part, labels[rows]) for rows, part in parts])
@@ -32,9 +33,9 @@ def labels(split: Split, task: ModuleType, classes: Sequence[str]) -> np.ndarray
     return found
 
 
-def outputs_and_loss(parts: Parts, labels: np.ndarray, task: ModuleType) -> tuple[np.ndarray, float]:
-    """Return what is kept of maps (N, K), and their mean loss."""
-    loss, kept, lost = task.loss(), [], 0.0
+def outputs_and_loss(parts: Parts, labels: np.ndarray, task: ModuleType, loss: Any) -> tuple[np.ndarray, float]:
+    """Return what is kept of maps (N, K), and their mean `loss`, of labels and maps."""
+    kept, lost = [], 0.0
     for rows, part in parts:
         truth = labels[rows]
         kept.append(task.reduced(part, truth))

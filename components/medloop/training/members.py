@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from medloop import dealing, params
 from medloop.errors import Refused
-from medloop.training.data import MASKS, Arrays, Split, presence
+from medloop.training.data import DRAWN, Arrays, Split, are_boxes, presence
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def dealt(together: Split, folds: int, seed: int) -> np.ndarray:
     """Return the fold (N,) of each sample: a patient's samples share one, and each fold has its share of every class.
 
     A sample whose patient is unknown counts as a patient of its own, one with several labels for the rarest of them; a
-    mask has the labels of its pixels.
+    mask has the labels of its pixels, an image with boxes those of its boxes.
 
     Raises:
         Refused: a class has fewer patients than there are folds.
@@ -82,8 +82,8 @@ def dealt(together: Split, folds: int, seed: int) -> np.ndarray:
     known = zip(together.index["patient_id"].to_pylist(), together.index["sample_id"].to_pylist(), strict=True)
     names = [f"sample {sample}" if patient is None else f"patient {patient}" for patient, sample in known]
     labels = together.labels
-    if labels.ndim == MASKS:
-        shown = presence(labels, np.iinfo(labels.dtype).max)
+    if labels.ndim == DRAWN:
+        shown = presence(labels, int(labels[:, :, 4].max()) if are_boxes(labels) else np.iinfo(labels.dtype).max)
         labels = shown[:, shown.any(axis=0)]
     fold, fewest = dealing.dealt(names, _classes(labels), folds, seed)
     if labels.ndim > 1:
@@ -104,7 +104,7 @@ def _classes(labels: np.ndarray) -> np.ndarray:
 
 def _part(arrays: Arrays, rows: np.ndarray) -> Split:
     both = [arrays.train.labels, arrays.val.labels]
-    labels: Any = Rows(both, rows) if both[0].ndim == MASKS else np.concatenate(both)[rows]
+    labels: Any = Rows(both, rows) if both[0].ndim == DRAWN else np.concatenate(both)[rows]
     index = pa.concat_tables([arrays.train.index, arrays.val.index])
     inputs: Any = Rows([arrays.train.inputs, arrays.val.inputs], rows)
     return Split(inputs, labels, index.take(pa.array(rows)), arrays.train.kind)
