@@ -64,19 +64,19 @@ def checked_outputs(folder: Path, split: Split, task: ModuleType) -> np.ndarray:
         Refused: they differ by more than TOLERANCE, maps by more than MAP_TOLERANCE.
     """
     saved, exported = keras.models.load_model(folder / "model.keras"), Network(folder / "model.onnx")
-    furthest, largest = 0.0, 1.0
+    given, furthest, largest = judging.inputs(split, task), 0.0, 1.0
 
     def compared() -> Iterator[tuple[slice, np.ndarray]]:
         nonlocal furthest, largest
         size = engine.batch_of(saved.output_shape)
-        both = zip(engine.Predictor(saved).parts(split.inputs), exported.parts(split.inputs, size), strict=True)
+        both = zip(engine.Predictor(saved).parts(given), exported.parts(given, size), strict=True)
         for (rows, wanted), came in both:
             furthest = max(furthest, np.nan_to_num(np.abs(came - wanted).max(), nan=np.inf))
             largest = max(largest, float(np.abs(wanted).max()))
             yield rows, came
 
     outputs = judging.outputs(compared(), split.labels, task)
-    difference, allowed = furthest / largest, MAP_TOLERANCE if judging.of_maps(task) else TOLERANCE
+    difference, allowed = furthest / largest, MAP_TOLERANCE if len(saved.output_shape) > 3 else TOLERANCE
     if not difference <= allowed:
         raise Refused(
             f"model.keras and model.onnx must agree to {allowed:g} on the validation data, they differ by "
