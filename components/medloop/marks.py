@@ -11,6 +11,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 import pydicom
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
@@ -37,6 +38,13 @@ def in_pixels(pixels: np.ndarray) -> bool:
     seen = _unit(small[edge])
     ways = (turned for image in (cells, cells.T) for turned in (np.rot90(image, times) for times in range(4)))
     return any(abs(float(seen @ _unit(way[edge]))) > ALIKE for way in ways)
+
+
+def aside(table: pd.DataFrame) -> pd.Series:
+    """Tell which samples of a manifest (N,) are synthetic and do not stand in train, or have a patient who does not."""
+    elsewhere = set(table.loc[table["split"] != "train", "patient_id"].dropna())
+    synthetic = table["synthetic"].eq(True)
+    return synthetic & ((table["split"] != "train") | table["patient_id"].isin(elsewhere))
 
 
 def dicom(content: bytes, about: Mapping[str, Any]) -> bytes:
