@@ -10,8 +10,7 @@ import pandas as pd
 import pydicom
 import pytest
 
-from medloop import imaging, manifest, marks, params, study
-from medloop.answers import generation as answers
+from medloop import imaging, marks, params, study
 from medloop.errors import Refused
 from medloop.operations import scoring
 from medloop.operations.generate import generate
@@ -83,6 +82,7 @@ def loop(store):
 
     with pytest.MonkeyPatch.context() as patch:
         at_home(patch, store)
+        patch.setattr(study, "EPOCHS", 8)
         write_source(store / "source")
         ingested(store / "source", store / "samples")
         checked = validate(BASE, params.Validate(), samples=store / "samples", validation=store / "validation")
@@ -111,7 +111,7 @@ def test_all_of_it_is_measured_with_intervals(loop):
     assert test["kid"]["low"] < test["kid"]["value"] < test["kid"]["high"]
     assert test["auc_real"]["value"] > 0.9
     assert near["images"] == COUNTS["train"]
-    assert 0 < near["nearest_train"]
+    assert near["nearest_train"] > 0
     assert {"near_train", "near_test", "limit"} <= set(near)
     assert loop.metrics["gate"] == "kid"
     assert loop.metrics["lower_is_better"]
@@ -217,7 +217,7 @@ def test_what_was_generated_cannot_become_test_data(loop, tmp_path):
     root = tmp_path / "source"
     write_source(root)
     (root / "test/disc/real, surely.png").write_bytes(next((tmp_path / "out").glob("*.png")).read_bytes())
-    with pytest.raises(Refused, match="synthetic images may stand in train alone.*1 of 77"):
+    with pytest.raises(Refused, match=r"synthetic images may stand in train alone.*1 of 77"):
         ingested(root, tmp_path / "samples", workers=1)
 
 
@@ -251,6 +251,7 @@ def test_a_challenger_is_compared_with_the_champion_by_one_judge(loop):
 def test_a_killed_training_goes_on_and_ends_with_the_same_weights(loop, tmp_path, monkeypatch):
     from medloop.training import fitting
 
+    monkeypatch.setattr(study, "EPOCHS", 8)
     saved = fitting.Checkpoint.save
     calls = []
 

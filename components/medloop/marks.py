@@ -54,7 +54,7 @@ def dicom(content: bytes, about: Mapping[str, Any]) -> bytes:
         content: of the PNG file, gray or RGB.
         about: what its text says, and of which model: strings and numbers.
     """
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    image = np.asarray(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED))
     said = ", ".join(f"{name} {value}" for name, value in sorted(about.items()))
     ds = pydicom.Dataset()
     ds.file_meta = FileMetaDataset()

@@ -17,6 +17,7 @@ from medloop.inference import Network
 from medloop.tasks.generation import FEATURES
 
 MOST = 500  # images that are made to judge a model; as many as there are train images, if these are fewer
+EPOCHS = 20  # of the judge
 SHOWN, PAIRS = 8, 12  # images of each class in the report; nearest pairs
 FILE, JUDGE, SYNTHETIC = "study.npz", "judge.onnx", "judge_synthetic.onnx"
 SHARED = "study"  # folder of what is logged with a version: the first two, without images
@@ -112,8 +113,8 @@ class Shared:
 
     def said(self, real: np.ndarray, made: np.ndarray, near: float) -> np.ndarray:
         """Return (N, SEEN) of real images (N, H, W, C) and made ones (M, H, W, C), uint8."""
-        features = [self._judge.outputs(each)[:, -FEATURES:] for each in (real, made)]
-        return said(*features, self._train, near)
+        of_real, of_made = (self._judge.outputs(each)[:, -FEATURES:] for each in (real, made))
+        return said(of_real, of_made, self._train, near)
 
 
 def said(features: np.ndarray, made: np.ndarray, train: np.ndarray, near: float) -> np.ndarray:

@@ -225,7 +225,8 @@ def _plain(pixels: np.ndarray) -> np.ndarray:
 
 def _grid(images: list[np.ndarray], across: int) -> np.ndarray:
     """Return images (SIDE_PX, SIDE_PX, 3) as one, so many beside each other."""
-    framed = [cv2.copyMakeBorder(each, *[GAP_PX // 2] * 4, cv2.BORDER_CONSTANT, value=(255,) * 3) for each in images]
+    half = GAP_PX // 2
+    framed = [np.pad(each, ((half, half), (half, half), (0, 0)), constant_values=255) for each in images]
     framed += [np.full_like(framed[0], 255)] * (-len(framed) % across)
     return np.vstack([np.hstack(framed[i : i + across]) for i in range(0, len(framed), across)])
 

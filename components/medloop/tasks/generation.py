@@ -207,8 +207,8 @@ def more(predictions: Predictions) -> dict[str, Any]:
 def read(table: pd.DataFrame, card: Mapping[str, Any]) -> Predictions:
     """Return what predictions.parquet says."""
     classes = list(card["classes"])
-    both = [table[[f"{name}_{i}" for i in range(len(classes))]].to_numpy() for name in ("real", "synthetic")]
-    return Predictions(table, table["label"].to_numpy(), table[stored(classes)].to_numpy(), *both, classes)
+    real, synthetic = (table[[f"{name}_{i}" for i in range(len(classes))]].to_numpy() for name in ("real", "synthetic"))
+    return Predictions(table, table["label"].to_numpy(), table[stored(classes)].to_numpy(), real, synthetic, classes)
 
 
 def stored(classes: Sequence[str]) -> list[str]:  # noqa: ARG001

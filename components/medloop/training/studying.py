@@ -23,8 +23,6 @@ from medloop.training.checkpoint import Checkpoint
 
 JUDGE = params.Train(
     architectures=("cnn",),
-    epochs=20,
-    patience=20,
     keep="last",
     schedule="cosine",
     weight_decay=0.01,
@@ -57,14 +55,21 @@ def make(
     images = np.asarray(train.inputs)
     labels, seeds = study.asked(train.labels)
     made = answers.pictures(Network(folder / "model.onnx").outputs, labels.tolist(), seeds.tolist(), card)
-    asked = JUDGE.model_copy(update={"augment": section.augment, "batch_size": min(32, len(labels))})
+    asked = JUDGE.model_copy(
+        update={
+            "epochs": study.EPOCHS,
+            "patience": study.EPOCHS,
+            "augment": section.augment,
+            "batch_size": min(32, len(labels)),
+        }
+    )
     of_made = replace(arrays, train=replace(train, inputs=made, labels=labels))
     (folder / study.SHARED).mkdir()
     judges = folder / study.SHARED / study.JUDGE, folder / study.SYNTHETIC
     for path, found in zip(judges, (arrays, of_made), strict=True):
         _judge(path, found, asked, seed, name, f"{path.stem}-{course}")
     judge = Network(judges[0])
-    features = [judge.outputs(each)[:, -FEATURES:] for each in (made, images)]
+    features, train_features = (judge.outputs(each)[:, -FEATURES:] for each in (made, images))
     nearest, (known, twice) = memorisation.nearest(made, images), memorisation.among(images)
     copied = np.isin(np.arange(len(made)), memorisation.copies(made, images)[:, 0])
     pairs = np.argsort(np.where(copied, -1.0, nearest.distance), kind="stable")[: study.PAIRS]
@@ -73,7 +78,8 @@ def make(
         made,
         labels,
         seeds,
-        *features,
+        features,
+        train_features,
         distance=nearest.distance,
         copied=copied,
         train_distance=known.distance,
