@@ -10,7 +10,7 @@ import pandas as pd
 import pydicom
 import pytest
 
-from medloop import imaging, marks, params, study
+from medloop import imaging, kubeflow, marks, params, study
 from medloop.errors import Refused
 from medloop.operations import scoring
 from medloop.operations.generate import generate
@@ -124,6 +124,7 @@ def test_all_of_it_is_measured_with_intervals(loop):
     assert again["kid"] == pytest.approx(test["kid"]["value"])
     assert again["auc_real"] == test["auc_real"]["value"]
     assert "never for diagnosis" in card["use"]
+    assert not kubeflow.has_confusion_matrix(loop.folder / "evaluation")
     assert card["steps"] == {"vae": 1, "diffusion": 40}[card["architecture"]]
 
 

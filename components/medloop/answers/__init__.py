@@ -7,5 +7,7 @@ An answer is a module with
 - `columns(card)`: their names and types ("double", "string", "binary");
 - where it returns masks, `mask(pixels, bit_depth, decoder, network, card)`: that of an image of any size, and
   `columns_of(masks, card)`; `decide(logits, card)` and `stitched(tiles, at, size)`, by which `evaluate` does the same;
-  `WINDOWS`: arrays that the network takes at once.
+  `WINDOWS`: arrays that the network takes at once;
+- where it makes images, in place of `answer`, `generate(table, run, card)`: the columns for a table with those of
+  `inputs(card)`, of which `example(card)` is one.
 """
