@@ -8,7 +8,7 @@ from typing import Any
 import great_expectations.expectations as gxe
 import pandas as pd
 
-from medloop import leaks, manifest, params, provenance
+from medloop import leaks, manifest, marks, params, provenance
 
 NEVER_MISSING = [field.name for field in manifest.SCHEMA if not field.nullable]
 NUMBERS = {
@@ -16,7 +16,7 @@ NUMBERS = {
     for field in manifest.SCHEMA
     if str(field.type).lstrip("u").startswith(("int", "float", "double"))
 }
-MEASURED = ("patient_sides", "copies_elsewhere", "leaks")
+MEASURED = ("patient_sides", "copies_elsewhere", "leaks", "synthetic_aside")
 
 AGAIN = "the samples are damaged: run ingest again"
 REMEDIES = {  # by check: the parameter that governs it, or what to do; for the others `AGAIN`
@@ -24,6 +24,7 @@ REMEDIES = {  # by check: the parameter that governs it, or what to do; for the 
     "labels known": "correct the labels below ingest.root",
     "patients on one side": "correct the splits of the source, or leave them out and let ingest.split make them",
     "no copy on another side": "ingest.leaks",
+    "synthetic images in train alone": "take them out below ingest.root, or give them split train and no patient",
     "patients known": "name the patient of each sample at the source",
     "every class in every split": "more samples, another ingest.split, or validate.min_samples_per_class",
     "class balance": "validate.min_class_share",
@@ -117,6 +118,13 @@ def _leaks(suite: Suite, facts: manifest.Facts) -> Iterator[gxe.Expectation]:
         max_value=0,
     )
     yield suite.critical(
+        "synthetic images in train alone",
+        "none in validation or test data, nor of a patient there",
+        gxe.ExpectColumnMaxToBeBetween,
+        column="synthetic_aside",
+        max_value=0,
+    )
+    yield suite.critical(
         "leaks as recorded",
         f"at most {facts.leak_pairs} test {facts.kind}s with a copy",
         gxe.ExpectColumnSumToBeBetween,
@@ -145,6 +153,7 @@ def sides(table: pd.DataFrame, facts: manifest.Facts, samples: Path) -> dict[str
     return {
         "patient_sides": table.groupby("patient_id")["split"].transform("nunique").fillna(1),
         "copies_elsewhere": copies,
+        "synthetic_aside": marks.aside(table).astype(int),
         "leaks": ((table["split"] == "test") & (copies > 0)).astype(int),
     }
 

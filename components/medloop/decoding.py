@@ -88,7 +88,8 @@ class Decoding:
         key = sample.key if entry.version is None else entry.key
         group = sample.patient_id or sample.group or digested.content_sha256
         columns = _columns(digested, self.section.source, self.pseudonyms)
-        columns["split"] = sample.split or side(group, self.section.split)
+        alone = digested.synthetic and not (sample.patient_id or sample.group)
+        columns["split"] = sample.split or ("train" if alone else side(group, self.section.split))
         return Row(columns, sample.values, sample.mask, sample.instances, key, sample.split is not None)
 
 
@@ -144,5 +145,6 @@ def _columns(digested: reading.Digested, source: str, pseudonyms: privacy.Pseudo
         "unit": sample.unit,
         "start": sample.start,
         "boxes": None if sample.boxes is None else [list(box) for box in sample.boxes],
+        "synthetic": digested.synthetic or None,
         "box_labels": None if sample.box_labels is None else list(sample.box_labels),
     }

@@ -130,9 +130,10 @@ def has_roc_curve(evaluation: Path) -> bool:
 
 
 def has_confusion_matrix(evaluation: Path) -> bool:
-    """Tell whether the model decides on one class of several."""
-    card = json.loads((evaluation / "card.json").read_text())
-    return bool(card["classes"]) and card["task"] != "multilabel"
+    """Tell whether the model decides on one class of several for each sample."""
+    import pyarrow.parquet as pq
+
+    return "decision" in pq.read_schema(evaluation / "predictions.parquet").names
 
 
 def roc_curve(evaluation: Path) -> tuple[list[float], list[float], list[float]]:

@@ -12,12 +12,16 @@ from medloop.errors import Refused
 
 KINDS = "KINDS"  # of a task: the kinds of sample that it takes
 TAKES = "TAKES"  # of an architecture, likewise
-GIVES = (
-    "GIVES"  # of both: what a network gives of each sample, "numbers" where a file declares nothing, "map" or "boxes"
-)
+# of both: what a network gives of each sample: "numbers" where a file declares nothing, "map", "boxes" or "image"
+GIVES = "GIVES"
 IMAGES = ("image",)  # where a file declares nothing
 NUMBERS = "numbers"
-_SAID = {NUMBERS: "a few numbers of each sample", "map": "a map of each image", "boxes": "boxes of each image"}
+_SAID = {
+    NUMBERS: "a few numbers of each sample",
+    "map": "a map of each image",
+    "boxes": "boxes of each image",
+    "image": "images",
+}
 
 
 def check(task: str, kind: str, architectures: Sequence[str] = ()) -> None:
@@ -57,7 +61,7 @@ def declared(package: ModuleType, name: str, constant: str, default: Sequence[st
 
 
 def given(package: ModuleType, name: str) -> str:
-    """Return what the networks of a task, or of an architecture, give: "numbers", "map" or "boxes"."""
+    """Return what the networks of a task, or of an architecture, give: "numbers", "map", "boxes" or "image"."""
     return _assigned(package, name, GIVES) or NUMBERS
 
 

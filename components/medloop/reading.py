@@ -35,6 +35,7 @@ class Digested:
     sample: Sample
     content_sha256: str  # of shape, type and values
     perceptual_hash: int | None  # of images
+    synthetic: bool = False  # made by a model, as its file or its pixels say
 
 
 @dataclass(frozen=True)
@@ -120,4 +121,5 @@ def _digested(sample: Sample, kind: ModuleType) -> Digested:
         raise Refused(f"split must be one of {', '.join(manifest.SPLITS)}")
     digest = hashlib.sha256(f"{sample.values.shape} {sample.values.dtype.str}".encode())
     digest.update(np.ascontiguousarray(sample.values).data)
-    return Digested(sample, digest.hexdigest(), kind.perceptual_hash(sample.values))
+    made = sample.synthetic or (hasattr(kind, "synthetic") and kind.synthetic(sample.values))
+    return Digested(sample, digest.hexdigest(), kind.perceptual_hash(sample.values), made)

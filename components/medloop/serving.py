@@ -1,4 +1,4 @@
-"""The model as MLflow serves it: encoded samples in, what its task says of them out.
+"""The model as MLflow serves it: encoded samples in, what its task says of them out; or classes in, images out.
 
 Logged as code and stands alone: MLflow runs this file where there is no medloop. `inference.py`, `decoder.py` (of the
 kind of sample: imaging.py, signals.py or volumes.py) and `answer.py` (of the task) lie in the model's folder, as they
@@ -82,6 +82,16 @@ class Model:
         answer: dict[str, np.ndarray] = self._answer.answer(self._network.outputs(arrays, at_once), self.card)
         return answer
 
+    def generate(self, table: pd.DataFrame) -> dict[str, list[bytes]]:
+        """Return the images that a table of classes and seeds asks for; raise ValueError that names a bad row."""
+        made: dict[str, list[bytes]] = self._answer.generate(table, self._network.outputs, self.card)
+        return made
+
+    @property
+    def makes_images(self) -> bool:
+        """Whether the model is asked for images."""
+        return hasattr(self._answer, "generate")
+
     def _drawn(self, content: bytes) -> dict[str, np.ndarray]:
         with self._without_patients():
             pixels, bit_depth = self._decoder.decode(content)
@@ -125,7 +135,9 @@ class Served(PythonModel):
         self.model = Model(Path(context.artifacts["model"]))
 
     def predict(self, model_input: pd.DataFrame) -> pd.DataFrame:  # type: ignore[override]  # context is not needed
-        """Return a row for each encoded sample."""
+        """Return a row for each encoded sample, or for each image that is asked for."""
+        if self.model.makes_images:
+            return pd.DataFrame(self.model.generate(model_input))
         return pd.DataFrame(self.model.answer(list(model_input[self.model.card["kind"]])))
 
 

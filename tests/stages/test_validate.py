@@ -103,6 +103,7 @@ def test_the_docs_fetch_nothing(tmp_path):
 
 
 BROKEN = {
+    "synthetic images in train alone": {"change": edited(2, synthetic=True)},
     "sample ids unique": {"change": edited(3, sample_id="s02")},
     "labels known": {"change": edited(0, label="c")},
     "splits known": {"change": edited(0, split="holdout")},

@@ -9,5 +9,7 @@ An answer is a module with
   `columns_of(masks, card)`; `decide(logits, card)` and `stitched(tiles, at, size)`, by which `evaluate` does the same;
   `WINDOWS`: arrays that the network takes at once;
 - where it returns boxes, `boxes(pixels, bit_depth, decoder, network, card)` likewise, and `columns_of(boxes, card)`;
-  `found(outputs)`, `restored(rows, array, size)` and `joined(parts, at, size)`, by which `evaluate` does the same.
+  `found(outputs)`, `restored(rows, array, size)` and `joined(parts, at, size)`, by which `evaluate` does the same;
+- where it makes images, in place of `answer`, `generate(table, run, card)`: the columns for a table with those of
+  `inputs(card)`, of which `example(card)` is one.
 """

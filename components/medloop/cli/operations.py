@@ -82,6 +82,24 @@ def predict(
 
 
 @app.command()
+def generate(
+    folder: Annotated[Path, typer.Argument(help="a new or an empty folder")],
+    model: Annotated[str, typer.Option(help="an alias or a version number")] = "champion",
+    count: Annotated[int, typer.Option(help="images of each label")] = 16,
+    label: Annotated[list[str] | None, typer.Option(help="a class, may be given again; none: all")] = None,
+    seed: Annotated[int, typer.Option(help="of the first image; the others take the numbers that follow")] = 0,
+    dicom: Annotated[bool, typer.Option("--dicom", help="write a DICOM file beside each PNG file")] = False,
+    profile: Profile = None,
+    settings: Settings = None,
+) -> None:
+    """Make synthetic images for teaching, each with its mark, with a registered model of task generation."""
+    from medloop.operations.generate import generate as operation
+
+    asked: dict[str, Any] = {"model": model, "count": count, "labels": label or (), "seed": seed, "dicom": dicom}
+    typer.echo(operation(read(profile, settings).base, folder=folder, **asked))
+
+
+@app.command()
 def trace(
     model: Annotated[str, typer.Argument(help="an alias, a version number or a models:/ address")] = "champion",
     samples: Annotated[bool, typer.Option("--samples", help="from its samples up to every version")] = False,

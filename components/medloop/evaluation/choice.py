@@ -16,12 +16,13 @@ def choose(
 ) -> tuple[Candidate, dict[str, Any]]:
     """Return the best candidate, and all that was chosen, as choice.json has it.
 
-    The best has the highest gating metric; of equals it is the one with fewer parameters, then the first by name.
+    The best has the best gating metric; of equals it is the one with fewer parameters, then the first by name.
     """
     scores = {each.architecture: _score(each, task, section, seed) for each in candidates}
+    sign = 1 if getattr(task, "LOWER_IS_BETTER", False) else -1
     best = min(
         candidates,
-        key=lambda each: (-scores[each.architecture]["value"], each.card["parameters"], each.architecture),
+        key=lambda each: (sign * scores[each.architecture]["value"], each.card["parameters"], each.architecture),
     )
     return best, {
         "architecture": best.architecture,

@@ -37,8 +37,9 @@ def draw(
         figures = {
             **of_task(),
             "learning_loss": learning_loss(histories),
-            "learning_gate": learning_gate(histories, gate),
         }
+        if all(f"val_{gate}" in history for history in histories.values()):
+            figures["learning_gate"] = learning_gate(histories, gate)
         return {name: _svg(figure) for name, figure in figures.items()}
 
 

@@ -87,7 +87,7 @@ def render(
         shown=page.shown(card),
         by_label=getattr(page, "BY_LABEL", ()),
         meanings=page.meanings(card, units),
-        figures={**page.FIGURES, **LEARNING},
+        figures={name: shows for name, shows in {**page.FIGURES, **LEARNING}.items() if name in plots},
         worst=page.WORST.format(units=units),
         tuned=page.tuned(choice),
         plots={name: _address("image/svg+xml", svg.encode()) for name, svg in plots.items()},

@@ -43,6 +43,12 @@ NAMES = {
     "map_large": "mAP@.5:.95, large",
     "froc": "FROC score",
     "false_positives": "False boxes an image",
+    "kid": "KID",
+    "kid_train": "KID of train images",
+    "kid_ratio": "KID, ratio",
+    "auc_synthetic": "AUC, trained on synthetic",
+    "auc_real": "AUC, trained on real",
+    "auc_lost": "AUC lost",
 }
 PERCENT = {"accuracy", "balanced_accuracy", "sensitivity", "specificity", "ppv", "npv", "exact_match", "within_one"}
 RIVALS = {
@@ -253,7 +259,8 @@ def _poor_groups(metrics: Mapping[str, Any], judged: Sequence[str]) -> list[str]
         whole = metrics["test"][metric]["value"]
         for kind, name, group in named:
             entry = group["metrics"][metric]
-            if whole is not None and entry["high"] is not None and entry["high"] < whole:
+            end, sign = ("low", -1) if metrics.get("lower_is_better") and metric == metrics["gate"] else ("high", 1)
+            if whole is not None and entry[end] is not None and sign * entry[end] < sign * whole:
                 poor.append(f"{kind} {name}, {NAMES[metric]} {figure(entry, metric)} against {_shown(whole, metric)}")
     without = [f"{kind} {name}" for kind, name, group in named if group["metrics"][metrics["gate"]]["low"] is None]
     texts = []

@@ -11,6 +11,7 @@ For `ingest` and `validate`
 
 - `check(sample)`: raises Unreadable unless the values have the form that the kind wants;
 - `perceptual_hash(values)`: of an image, else None;
+- optionally `synthetic(values)`: whether they show that a model made them;
 - `near_copies(rows, values, sides, thresholds)`: a table (a, b, correlation) of what is the same but for details, for
   each pair of places in `sides`. What is the same to the byte is found without it.
 

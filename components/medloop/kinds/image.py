@@ -16,7 +16,7 @@ import pydicom
 from pydicom.dataset import FileMetaDataset
 from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, generate_uid
 
-from medloop import augmentation, imaging, manifest, params, twins
+from medloop import augmentation, imaging, manifest, marks, params, twins
 from medloop.errors import Refused
 from medloop.kinds import Form, Part
 from medloop.sources import Sample
@@ -63,6 +63,11 @@ def check(sample: Sample) -> None:
 def perceptual_hash(values: np.ndarray) -> int | None:
     """Return 64 bits, alike for images that look alike."""
     return imaging.perceptual_hash(values)
+
+
+def synthetic(values: np.ndarray) -> bool:
+    """Tell whether pixels carry the visible mark of an image that a model made."""
+    return marks.in_pixels(values)
 
 
 def near_copies(

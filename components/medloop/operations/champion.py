@@ -125,7 +125,7 @@ def _scores(candidate: registry.Version, champion: registry.Version | None, samp
     ours = scoring.logged(candidate, unseen, task)
     if ours is None:
         ours = scoring.score(candidate, unseen, task)
-    theirs = scoring.score(champion, unseen, task)
+    theirs = scoring.score(champion, unseen, task, judge=candidate)
     left_out = len(test.table) - len(unseen.table)
     return Scores(unseen.labels(task, card), drawn_together(unseen.index(card)), ours, theirs, left_out)
 

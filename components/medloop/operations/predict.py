@@ -56,7 +56,7 @@ def predict(
     with server() as client:
         address = model if model.startswith("models:/") else _address(registry.get(client, base.model_name, model))
         network = registry.load(address)
-    [kind] = network.metadata.signature.inputs.input_names()
+    kind = _kind(network, address)
     units, card = plugins.load(kinds, kind).NOUN, _card(network)
     expected = inputs.count(source, kind)
     schema = _schema(network.metadata.signature.outputs, paths)
@@ -112,6 +112,14 @@ def _check_writable(output: Path) -> None:
 
 def _address(version: registry.Version) -> str:
     return f"models:/{version.name}/{version.number}"
+
+
+def _kind(network: Any, address: str) -> str:
+    """Return the kind of sample that a model takes; raise Refused for one that makes images itself."""
+    asked = network.metadata.signature.inputs.input_names()
+    if len(asked) > 1:
+        raise Refused(f"{address} makes images and says nothing of any: see medloop generate")
+    return str(asked[0])
 
 
 def _card(network: Any) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medloop import kinds, manifest, plugins, provenance
+from medloop import kinds, manifest, plugins, provenance, study
+from medloop.answers import generation as answers
 from medloop.errors import Refused
 from medloop.evaluation import ledger
 from medloop.kinds import Form
@@ -134,13 +135,18 @@ def logged(version: registry.Version, test: TestSet, task: ModuleType) -> np.nda
     return table[columns].to_numpy(np.float64)
 
 
-def score(version: registry.Version, test: TestSet, task: ModuleType) -> np.ndarray:
+def score(
+    version: registry.Version, test: TestSet, task: ModuleType, judge: registry.Version | None = None
+) -> np.ndarray:
     """Return what the version's own pyfunc says (N, S) of the samples as they were ingested.
 
+    `judge`: of a task that makes images, the version whose study compares them with the samples.
     That the version sees this test set is entered into the ledger.
     """
     ledger.opened(test.table["content_sha256"], version.tags[registry.DIGEST])
     model = registry.load(f"models:/{version.name}/{version.number}")
+    if hasattr(task, "fed"):
+        return _of_images(version, test, model, judge or version)
     columns, kind = task.served(test.classes), test.kind
     parts = [np.empty((0, len(task.stored(test.classes))))]
     cells = _cells(test, model.unwrap_python_model().model.card["preprocessing"])
@@ -155,6 +161,23 @@ def score(version: registry.Version, test: TestSet, task: ModuleType) -> np.ndar
         else:
             parts.append(found.to_numpy(np.float64))
     return np.concatenate(parts)
+
+
+def _of_images(version: registry.Version, test: TestSet, model: Any, judge: registry.Version) -> np.ndarray:
+    """Return what is said (N, S) of the samples beside the images that the version makes, as it is served.
+
+    The classes and seeds are those of the judge's study, whose classifier compares: the same for two versions.
+    """
+    wanted = form_of(card := model.unwrap_python_model().model.card)
+    by = registry.folder(judge, study.SHARED)
+    seen = study.Shared(by)
+    asked = pd.DataFrame({"label": [card["classes"][i] for i in seen.labels], "seed": seen.seeds})
+    made = [answers.unmarked(content, wanted.shape) for content in model.predict(asked)["image"]]
+    real = np.concatenate(
+        [np.asarray(block) for block in test.kind.arrays(test.table, manifest.Values(test.folder), wanted)]
+    )
+    near = seen.near if judge == version else 0.0
+    return seen.said(real, np.stack(made), near)
 
 
 def _cells(test: TestSet, preprocessing: Mapping[str, Any]) -> Iterator[bytes]:

@@ -90,15 +90,20 @@ def verdict(
     if objection:
         return refused(objection)
     score = task.score(scores.labels, scores.candidate)
-    if not score >= rule.floor:
-        return refused(f"test {task.GATE} {score:.3f} is below promote.floor {rule.floor:.3f}")
+    if hasattr(task, "objection"):
+        objection, wanted = task.objection(scores.labels, scores.candidate, rule), ""
+    else:
+        below = f"test {task.GATE} {score:.3f} is below promote.floor {rule.floor:.3f}"
+        objection, wanted = (None if score >= rule.floor else below), f", floor {rule.floor:.3f}"
+    if objection:
+        return refused(objection)
     if champion is None or scores.champion is None:
-        reason = f"test {task.GATE} {score:.3f}, floor {rule.floor:.3f}; there was no champion to compare with"
+        reason = f"test {task.GATE} {score:.3f}{wanted}; there was no champion to compare with"
         return Verdict(True, f"version {candidate.version} {MAY}: {reason}", candidate.version)
-    difference = score - task.score(scores.labels, scores.champion)
+    difference = _better(task) * (score - task.score(scores.labels, scores.champion))
     lower = paired_lower_bound(scores, rule.resamples, task, seed)
     compared = (
-        f"{task.GATE} {score:.3f} on today's test set, {difference:+.3f} against champion version {holder}; "
+        f"{task.GATE} {score:.3f} on today's test set, {difference:+.3f} {_how(task)}champion version {holder}; "
         f"one-sided 95% lower bound {lower:+.3f}, margin -{rule.margin:.3f}"
     )
     if not np.isfinite(lower):
@@ -112,6 +117,8 @@ def verdict(
 def paired_lower_bound(scores: Scores, resamples: int, task: ModuleType, seed: int) -> float:
     """Return the lower end of the one-sided 95% interval of candidate minus champion; NaN where it is undefined.
 
+    Where the lower gate is the better one, it is champion minus candidate.
+
     Whole patients are drawn, and both versions are scored on the same draw. The plain percentile interval is too short
     in small samples: of candidates worse by the margin it let 6 to 8 in a hundred pass. The interval here is expanded
     as for a t distribution with the patients of the rarest class, and of the percentile and the basic interval the
@@ -124,7 +131,7 @@ def paired_lower_bound(scores: Scores, resamples: int, task: ModuleType, seed: i
 
     def differences(weights: np.ndarray) -> dict[str, np.ndarray]:
         ours, theirs = (task.gate(scores.labels, each, weights) for each in both)
-        return {"difference": ours - theirs}
+        return {"difference": _better(task) * (ours - theirs)}
 
     groups = bootstrap.clusters(scores.patients)
     drawn = bootstrap.draw(differences, groups, resamples, seed)["difference"]
@@ -138,6 +145,15 @@ def paired_lower_bound(scores: Scores, resamples: int, task: ModuleType, seed: i
     one = np.ones((1, len(scores.labels)))
     difference = differences(one)["difference"][0]
     return float(min(np.quantile(defined, quantile), 2 * difference - np.quantile(defined, 1 - quantile)))
+
+
+def _better(task: ModuleType) -> int:
+    """Return the sign of a difference that is for the better."""
+    return -1 if getattr(task, "LOWER_IS_BETTER", False) else 1
+
+
+def _how(task: ModuleType) -> str:
+    return "against " if _better(task) > 0 else "better (lower) than "
 
 
 def _left_out(scores: Scores) -> str:

@@ -381,6 +381,12 @@ class Promote(Section):
 
     floor: Share = Field(0.7, description="of the gating metric on test data")
     margin: float = Field(0.02, ge=0, lt=1, description="non-inferiority margin on the gating metric")
+    max_kid_ratio: float = Field(
+        2.0, ge=0, le=100, description="task generation, in place of floor: KID to test images, of that of train images"
+    )
+    max_near: Share = Field(
+        0.0, description="task generation: share of images nearer to a train image than these are to each other"
+    )
     min_samples: int = Field(50, ge=2, description="fewer test patients: cannot decide")
     min_per_class: int = Field(10, ge=1, description="fewer test samples of a class: cannot decide")
     resamples: int = Field(2000, ge=100, le=100_000)

@@ -58,6 +58,7 @@ class Sample:
     instances: np.ndarray | None = None  # (H, W) uint16, 0 for the background, else the number of the object
     box_labels: tuple[str, ...] | None = None  # the class of each box
     group: str | None = None  # where no patient is known: whose hash decides the side, e.g. the image's id
+    synthetic: bool = False  # its file says so, see `marks`; what its pixels show, the kind of sample looks for
     flaws: tuple[str, ...] = ()  # what is wrong with it, or was left out of it, in sentences that name nobody
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
-from medloop import drawing, folders, imaging, labels, params, regions
+from medloop import drawing, folders, imaging, labels, marks, params, regions
 from medloop.drawing import OVERLAP, Overlap
 from medloop.errors import Refused
 from medloop.labels import Row, Table
@@ -145,7 +145,7 @@ def _samples(
     known, annotations, said = row
     if None not in said and tuple(said) != size:
         raise imaging.Unreadable(f"the annotations are of an image of {said[0]!r} x {said[1]!r}, it has {size}")
-    drawn: dict[str, Any] = {}
+    drawn: dict[str, Any] = {"synthetic": marks.in_file(content)}
     flaws: tuple[str, ...] = ()
     areas = [
         regions.region(stored, size) if stored and (options.masks or box is None) else None

@@ -9,7 +9,7 @@ from typing import Literal
 import pydicom
 from pydantic import Field
 
-from medloop import imaging, labels, params, privacy
+from medloop import imaging, labels, marks, params, privacy
 from medloop.errors import Refused
 from medloop.labels import Table
 from medloop.sources import Item, Sample
@@ -112,4 +112,6 @@ def _samples(path: Path, file: str, row: labels.Row | None, options: Options) ->
     header = privacy.allowed_header(ds, options.site)
     name = ds.get("SOPInstanceUID") or file
     for index, (pixels, bits) in enumerate(imaging.decode_dataset(ds)):
-        yield Sample(f"{name}#{index}", pixels, bits, row.label, split=row.split, **header)
+        yield Sample(
+            f"{name}#{index}", pixels, bits, row.label, split=row.split, **header, synthetic=marks.in_file(content)
+        )

@@ -18,7 +18,7 @@ from pydantic import Field
 from pydicom.dataset import Dataset
 from pydicom.pixels import pixel_array
 
-from medloop import drawing, folders, imaging, params, privacy
+from medloop import drawing, folders, imaging, marks, params, privacy
 from medloop.drawing import OVERLAP, Overlap
 from medloop.errors import Refused
 from medloop.imaging import Unreadable
@@ -173,7 +173,9 @@ def _samples(root: Path, file: str, row: tuple[tuple[str, str], ...], options: O
     for index, (pixels, bits) in enumerate(imaging.decode_dataset(ds)):
         objects = [each for seg, digest in row for each in _objects(root / seg, digest, (image, index + 1), options)]
         mask, _, flaws = drawing.of_objects(pixels.shape[:2], objects, options.overlap)
-        yield Sample(f"{image}#{index}", pixels, bits, mask=mask, flaws=flaws, **header)
+        yield Sample(
+            f"{image}#{index}", pixels, bits, mask=mask, flaws=flaws, **header, synthetic=marks.in_file(content)
+        )
 
 
 def _objects(path: Path, digest: str, image: tuple[str, int], options: Options) -> Iterator[tuple[int, np.ndarray]]:

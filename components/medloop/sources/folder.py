@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pydantic import Field
 
-from medloop import folders, imaging, labels, params
+from medloop import folders, imaging, labels, marks, params
 from medloop.labels import Table
 from medloop.sources import Item, Sample
 
@@ -63,4 +63,4 @@ def _samples(path: Path, file: str, row: labels.Row) -> Iterator[Sample]:
     if imaging.is_dicom(content):
         raise imaging.Unreadable("a DICOM file: its header may name people, use the source dicom")
     pixels, bits = imaging.decode_image(content)
-    yield Sample(file, pixels, bits, **row.__dict__)
+    yield Sample(file, pixels, bits, **row.__dict__, synthetic=marks.in_file(content))

@@ -8,7 +8,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from medloop import drawing, folders, imaging, labels, params, privacy
+from medloop import drawing, folders, imaging, labels, marks, params, privacy
 from medloop.drawing import OVERLAP, Box, Overlap
 from medloop.errors import Refused
 from medloop.labels import Row, Table
@@ -214,6 +214,7 @@ def _samples(
         boxes = drawing.boxes_of(instances)
     named = None if boxes is None else options.classes * len(boxes)
     drawn: dict[str, Any] = {"mask": mask, "instances": instances, "boxes": boxes, "box_labels": named}
+    drawn["synthetic"] = marks.in_file(content)
     yield Sample(image, pixels, bits, **row[0].__dict__, **drawn, group=_name(image, options), flaws=flaws)
 
 

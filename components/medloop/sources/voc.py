@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import Field
 
-from medloop import drawing, folders, imaging, labels, params
+from medloop import drawing, folders, imaging, labels, marks, params
 from medloop.errors import Refused
 from medloop.imaging import Unreadable
 from medloop.labels import Row, Table
@@ -135,7 +135,7 @@ def _samples(root: Path, image: str, file: str, row: tuple[Row, str | None], opt
     boxes, names = _objects((root / file).read_bytes(), size, options)
     kept, kept_names, flaws = drawing.within(boxes, names, size)
     known = row[0].__dict__ | {"split": row[1] or row[0].split}
-    drawn: dict[str, Any] = {"boxes": kept, "box_labels": kept_names}
+    drawn: dict[str, Any] = {"boxes": kept, "box_labels": kept_names, "synthetic": marks.in_file(content)}
     yield Sample(image, pixels, bits, **known, **drawn, group=_name(image, options), flaws=flaws)
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from medloop import kinds, pages, params, plugins, provenance, tasks
+from medloop import kinds, pages, params, plugins, provenance, study, tasks
 from medloop.errors import Refused
 from medloop.evaluation import beside, boxes, candidates, choice, ledger, maps, plots, report, scores
 from medloop.inference import Network
@@ -60,6 +61,7 @@ def evaluate(
         predictions.frame().to_parquet(folder / "predictions.parquet", index=False)
         metrics = {
             "gate": task.GATE,
+            **({"lower_is_better": True} if getattr(task, "LOWER_IS_BETTER", False) else {}),
             "test": scores.scores(predictions, task, section, base.seed),
             "groups": scores.by_group(predictions, task, section, base.seed),
             "architectures": chosen["validation"],
@@ -69,6 +71,8 @@ def evaluate(
             "confidence": section.confidence,
             **opened,
         }
+        if hasattr(task, "more"):
+            metrics |= task.more(predictions)
         if labels := scores.by_label(predictions, task, section, base.seed):
             metrics["labels"] = labels
         if floors := about.get("floors"):
@@ -83,7 +87,8 @@ def evaluate(
         (folder / "plots").mkdir()
         for name, svg in figures.items():
             (folder / "plots" / f"{name}.svg").write_text(svg)
-        samples, few = _named(predictions.table), page.examples(predictions) if hasattr(page, "examples") else ()
+        samples = page.names(predictions) if hasattr(page, "names") else _named(predictions.table)
+        few = page.examples(predictions) if hasattr(page, "examples") else ()
         errors = report.worst_errors(page.worst(predictions), draw, section.worst_errors, samples=samples)
         examples = report.worst_errors(few, draw, len(samples), samples=samples)
         text = report.render(
@@ -142,6 +147,11 @@ def _predict(
 
         return drawn.predicted(network, test, card, task, section), test.inputs, overlay
     inputs = np.load(holdout / "test" / "inputs.npy", mmap_mode="r")
+    if hasattr(task, "fed"):  # it makes images
+        found, page = study.read(folder).beside(inputs), plugins.load(pages, card["task"])
+        index, labels = pd.read_parquet(holdout / "test" / "index.parquet"), np.load(holdout / "test" / "labels.npy")
+        said = task.predictions(index, labels, study.outputs(found, folder, inputs), card)
+        return replace(said, study=found), inputs, lambda place, marks: page.picture(found, place, card)  # noqa: ARG005
     index, labels = pd.read_parquet(holdout / "test" / "index.parquet"), np.load(holdout / "test" / "labels.npy")
     kind = plugins.load(kinds, card["kind"])
 

@@ -16,6 +16,7 @@ from medloop import (
     kinds,
     leaks,
     manifest,
+    marks,
     packing,
     params,
     plugins,
@@ -202,6 +203,7 @@ def _finish(packed: packing.Packed, job: Job, said: Mapping[str, Any], folder: P
     """Judge what was packed, write its manifest and report to `folder`, and return the report."""
     section = job.section
     table, official = packed.table, _official(packed)
+    _refuse_synthetic(packed, table)
     pairs = leaks.find(table, manifest.Values(folder), section.leak_thresholds, job.base.kind)
     dropped = _leave_out(pairs, packed, table, job)
     table = table[~table["sample_id"].isin(dropped)].reset_index(drop=True)
@@ -244,6 +246,26 @@ def _official(packed: packing.Packed) -> bool:
             f"{packed.official} of {len(packed.keys)}"
         )
     return packed.official > 0
+
+
+def _refuse_synthetic(packed: packing.Packed, table: pd.DataFrame) -> None:
+    """Raise Refused for an image that a model made outside of train, or whose patient has samples there.
+
+    Where neither source nor patient decides its side, such an image is put into train.
+    """
+    aside = marks.aside(table)
+    if not aside.any():
+        return
+    reason = "a synthetic image that would not stand in train alone"
+    keys = zip(table["sample_id"], packed.keys, aside, strict=True)
+    where = privacy.list_privately(
+        [*packed.rejected, *packed.flawed, *((s, reason, key) for s, key, bad in keys if bad)]
+    )
+    raise Refused(
+        f"synthetic images may stand in train alone, and belong to no patient of validation or test data: "
+        f"{int(aside.sum())} of {len(table)} samples carry the mark of one and would stand elsewhere or belong to one; "
+        f"{where} says which: give them split train and no patient, or take them out"
+    )
 
 
 def _leave_out(pairs: pd.DataFrame, packed: packing.Packed, table: pd.DataFrame, job: Job) -> set[str]:
@@ -297,6 +319,8 @@ def _remarks(
         remarks.append(f"{len({item for item, *_ in packed.flawed})} items have flaws and were taken all the same.")
     if facts.masks and (empty := _empty(table, folder)):
         remarks.append(f"{empty} of {len(table)} {plugin.NOUNS} show no object: their masks are empty, and count.")
+    if made := int(table["synthetic"].eq(True).sum()):
+        remarks.append(f"{made} of {len(table)} {plugin.NOUNS} are synthetic; all of them stand in train.")
     if dropped:
         remarks.append(f"{len(dropped)} train or validation samples are left out: their copy stands on another side.")
     if facts.leak_pairs:

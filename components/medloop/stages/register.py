@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from medloop import evidence, params, privacy, provenance, turn
+from medloop import evidence, params, privacy, provenance, study, turn
 from medloop.errors import Refused
 from medloop.tracking import loops, registry
 from medloop.tracking.connection import address, server
@@ -109,7 +109,7 @@ def _loop(
     evaluation: Path,
     origin: Mapping[str, str],
 ) -> loops.Loop:
-    metrics = json.loads((evaluation / "metrics.json").read_text())
+    metrics, chosen = json.loads((evaluation / "metrics.json").read_text()), models[card["architecture"]]
     result = json.loads((validation / "result.json").read_text())
     tags = evidence.facts(base, lineage, card, metrics, result)
     same = [tags[evidence.DIGEST], tags["medloop.test_sha256"], lineage["parameters"], provenance.digest(validation)]
@@ -123,7 +123,7 @@ def _loop(
         dataset=base.dataset,
         dataset_digest=tags["medloop.dataset_digest"],
         dataset_profile=metrics["n"],
-        files=[("", models[card["architecture"]] / "development.parquet"), *_files(models, validation, evaluation)],
+        files=[("", chosen / "development.parquet"), *_files(models, chosen, validation, evaluation)],
         trainings=tuple(_training(path) for path in models.values()),
     )
 
@@ -140,12 +140,13 @@ def _parameters(lineage: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-def _files(models: Mapping[str, Path], validation: Path, evaluation: Path) -> list[tuple[str, Path]]:
+def _files(models: Mapping[str, Path], chosen: Path, validation: Path, evaluation: Path) -> list[tuple[str, Path]]:
     """Return what goes to the server: folders of the run's artifacts, and the file or folder that lands there."""
     names = ("report.html", "metrics.json", "choice.json", "predictions.parquet", provenance.LINEAGE)
     files = [("", evaluation / name) for name in names]
     files += [("validation", validation / name) for name in ("result.json", provenance.LINEAGE)]
     files += [(f"models/{name}", path / provenance.LINEAGE) for name, path in models.items()]
+    files += [(study.SHARED, shared)] if (shared := chosen / study.SHARED).is_dir() else []
     docs = validation / "data_docs"
     if docs.is_dir():
         size = sum(path.stat().st_size for path in docs.rglob("*") if path.is_file())
@@ -161,8 +162,9 @@ def _training(model: Path) -> loops.Training:
 
 
 def _description(card: dict[str, Any], tags: Mapping[str, str]) -> str:
+    teaching = "For teaching, never for diagnosis, nor as training data without a look. " if "steps" in card else ""
     simulated = "Simulated data: not for clinical use. " if card["simulated"] else ""
     value = tags.get("medloop.gate_value")
     score = f"; test {tags['medloop.gate']} {float(value):.3f}" if value else ""
     classes = f", classes {', '.join(card['classes'])}" if card["classes"] else ""
-    return f"{simulated}{card['architecture']} on {card['dataset']}{classes}{score}"
+    return f"{teaching}{simulated}{card['architecture']} on {card['dataset']}{classes}{score}"

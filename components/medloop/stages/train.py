@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medloop import __version__, pairing, params, plugins, predictions, provenance, tasks, training
+from medloop import __version__, models, pairing, params, plugins, predictions, provenance, tasks, training
 from medloop.errors import Refused
 from medloop.training import backend, data, live, members, seat, team
 
@@ -100,6 +100,12 @@ def _lead(
             export.save_keras(views.averaged(trained, section.tta), folder / "model.keras")
             export_onnx(folder / "model.keras", folder / "model.onnx")
             outputs, judged = export.checked_outputs(folder, found.val, task), found.val
+            making = task.making(plugins.load(models, architecture)) if judging.of_images(task) else {}
+            if judging.of_images(task):
+                from medloop.training import studying
+
+                card = {"input_shape": list(found.shape), **making}
+                outputs = studying.make(folder, card, found, section, seed=base.seed, name=name, course=course)
             if unseen is not None:
                 outputs, judged = unseen, members.whole(found)
             target = fitted[0].spec.target
@@ -116,6 +122,7 @@ def _lead(
                 "normalisation": fitted[0].spec.normalisation,
                 "tta": section.tta.model_dump(),
                 **({"target": target} if target else {}),
+                **making,
                 "parameters": trained.count_params(),
                 "weights_sha256": export.weights_sha256(trained),
                 "epochs_trained": max(each.state.epoch for each in fitted),
@@ -209,14 +216,15 @@ def _spec(base: params.Base, section: params.Train, own: data.Arrays, found: dat
 
     [architecture] = section.architectures
     task, mask = plugins.load(tasks, base.task), bool(found.about["preprocessing"].get("mask"))
+    making = hasattr(task, "fed")
     return network.Spec(
         architecture,
-        found.shape,
+        task.fed_shape(found.shape) if making else found.shape,
         task.outputs(found.classes),
         section.hyper.get(architecture, {}),
-        data.normalisation(section.normalisation, own.train, mask=mask),
+        {"kind": "none"} if making else data.normalisation(section.normalisation, own.train, mask=mask),
         found.about["facts"]["kind"],
-        found.train.inputs.dtype.name,
+        "float32" if making else found.train.inputs.dtype.name,
         task.fitted(found.train.labels),
     )
 

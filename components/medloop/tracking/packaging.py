@@ -46,15 +46,20 @@ def packaged(model: Path, card: dict[str, Any], *, model_id: str, run_id: str) -
 
 
 def signature(card: dict[str, Any]) -> ModelSignature:
-    """Return what goes in and out: encoded samples; the columns of the task."""
-    columns = plugins.load(answers, card["task"]).columns(card)
+    """Return what goes in and out: encoded samples, or what images are asked for; the columns of the task."""
+    answer = plugins.load(answers, card["task"])
+    columns = answer.columns(card)
+    asked = answer.inputs(card) if hasattr(answer, "inputs") else {plugins.load(kinds, card["kind"]).COLUMN: "binary"}
     return ModelSignature(
-        inputs=Schema([ColSpec(DataType.binary, plugins.load(kinds, card["kind"]).COLUMN)]),
+        inputs=Schema([ColSpec(DataType[kind], name) for name, kind in asked.items()]),
         outputs=Schema([ColSpec(DataType[kind], name) for name, kind in columns.items()]),
     )
 
 
 def example(card: dict[str, Any]) -> pd.DataFrame:
-    """Return one sample of noise, which is nobody's, as the served model takes it."""
+    """Return one sample of noise, which is nobody's, as the served model takes it, or what one image is asked by."""
+    if hasattr(answer := plugins.load(answers, card["task"]), "example"):
+        found: pd.DataFrame = answer.example(card)
+        return found
     kind = plugins.load(kinds, card["kind"])
     return pd.DataFrame({kind.COLUMN: [kind.example(card)]})

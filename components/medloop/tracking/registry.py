@@ -140,6 +140,11 @@ def development(version: Version) -> pd.DataFrame:
     return _table(version, "development.parquet")
 
 
+def folder(version: Version, name: str) -> Path:
+    """Return where the files are that were logged with the version under a name."""
+    return Path(download_artifacts(run_id=version.tags[RUN], artifact_path=name, tracking_uri=uri()))
+
+
 def _table(version: Version, name: str) -> pd.DataFrame:
     return pd.read_parquet(download_artifacts(run_id=version.tags[RUN], artifact_path=name, tracking_uri=uri()))
 

@@ -65,12 +65,12 @@ def checked_outputs(folder: Path, split: Split, task: ModuleType) -> np.ndarray:
         Refused: they differ by more than TOLERANCE, maps by more than MAP_TOLERANCE.
     """
     saved, exported = keras.models.load_model(folder / "model.keras"), Network(folder / "model.onnx")
-    furthest, largest = np.zeros(1), np.ones(1)
+    given, furthest, largest = judging.inputs(split, task), np.zeros(1), np.ones(1)
 
     def compared() -> Iterator[tuple[slice, np.ndarray]]:
         nonlocal furthest, largest
         size = engine.batch_of(saved.output_shape)
-        both = zip(engine.Predictor(saved).parts(split.inputs), exported.parts(split.inputs, size), strict=True)
+        both = zip(engine.Predictor(saved).parts(given), exported.parts(given, size), strict=True)
         for (rows, wanted), came in both:
             over = (0, 1) if wanted.ndim == 3 else None
             furthest = np.maximum(furthest, np.nan_to_num(np.abs(came - wanted).max(axis=over), nan=np.inf))
@@ -78,7 +78,8 @@ def checked_outputs(folder: Path, split: Split, task: ModuleType) -> np.ndarray:
             yield rows, came
 
     outputs = judging.outputs(compared(), split.labels, task)
-    difference, allowed = float((furthest / largest).max()), MAP_TOLERANCE if judging.of_maps(task) else TOLERANCE
+    difference = float((furthest / largest).max())
+    allowed = MAP_TOLERANCE if judging.of_maps(task) or judging.of_images(task) else TOLERANCE
     if not difference <= allowed:
         raise Refused(
             f"model.keras and model.onnx must agree to {allowed:g} on the validation data, they differ by "

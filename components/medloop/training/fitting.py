@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from medloop import params
 from medloop.errors import Refused
-from medloop.training import backend, data, engine, judging, memory, network
+from medloop.training import backend, data, engine, feeding, judging, memory, network
 from medloop.training.average import Average
 from medloop.training.checkpoint import Checkpoint, State
 from medloop.training.team import ALONE, Team
@@ -58,7 +58,7 @@ def fit(
         while not finished(state, section):
             epoch = state.epoch + 1
             made.optimizer.learning_rate = rate(section, epoch)
-            segments = data.epoch_segments(train, weights, section, seed=seed, epoch=epoch, node=team.node)
+            segments = _segments(train, weights, task, section, seed=seed, epoch=epoch, node=team.node)
             loss = _train(made, segments, len(weights) / team.nodes, bar)
             entry = {"loss": loss, **_validate(predict, arrays, task, spec), "learning_rate": rate(section, epoch)}
             team.agree(entry)
@@ -91,12 +91,20 @@ def follow(
         while not finished(state, section):
             epoch = state.epoch + 1
             made.optimizer.learning_rate = rate(section, epoch)
-            segments = data.epoch_segments(train, weights, section, seed=seed, epoch=epoch, node=team.node)
+            segments = _segments(train, weights, task, section, seed=seed, epoch=epoch, node=team.node)
             _train(made, segments, len(weights) / team.nodes, bar)
             entry = team.agree(None)
             _refuse_nan(spec.architecture, epoch, entry)
             state = advanced(state, entry, task.GATE, section.keep)
     return state
+
+
+def _segments(
+    train: data.Split, weights: np.ndarray, task: ModuleType, section: params.Train, *, seed: int, epoch: int, node: int
+) -> Iterator[data.Segment]:
+    """Return one epoch as the networks of a task take it."""
+    found = data.epoch_segments(train, weights, section, seed=seed, epoch=epoch, node=node)
+    return feeding.segments(found, task, [seed, epoch, node]) if judging.of_images(task) else found
 
 
 def rate(section: params.Train, epoch: int) -> float:
@@ -107,8 +115,11 @@ def rate(section: params.Train, epoch: int) -> float:
 
 
 def advanced(state: State, entry: dict[str, float], gate: str, keep: str = "best") -> State:
-    """Return the state after one more epoch; of equally good epochs the first is the best, or else the last is kept."""
-    epoch, score = state.epoch + 1, entry[f"val_{gate}"]
+    """Return the state after one more epoch; of equally good epochs the first is the best, or else the last is kept.
+
+    Where the gating metric takes more than a network's outputs, the lower loss on validation data is the better epoch.
+    """
+    epoch, score = state.epoch + 1, _score(entry, gate)
     better = score > state.best_score or keep == "last"
     return State(
         epoch=epoch,
@@ -116,6 +127,10 @@ def advanced(state: State, entry: dict[str, float], gate: str, keep: str = "best
         best_score=score if better else state.best_score,
         history=[*state.history, {"epoch": epoch, **entry}],
     )
+
+
+def _score(entry: dict[str, float], gate: str) -> float:
+    return entry[f"val_{gate}"] if f"val_{gate}" in entry else -entry["val_loss"]
 
 
 def finished(state: State, section: params.Train) -> bool:
@@ -198,6 +213,10 @@ def _for_loss(split: data.Split, task: ModuleType, spec: network.Spec) -> data.S
 
 def _validate(predict: engine.Predictor, arrays: data.Arrays, task: ModuleType, spec: network.Spec) -> dict[str, float]:
     split, loss = arrays.val, math.nan
+    if judging.of_images(task):
+        return {
+            "val_loss": float(judging.outputs(predict.parts(judging.inputs(split, task)), split.labels, task).mean())
+        }
     if judging.of_maps(task):
         plain = task.loss(params.Train(architectures=(spec.architecture,)))
         outputs, loss = judging.outputs_and_loss(predict.parts(split.inputs), split.labels, task, plain)
@@ -222,7 +241,8 @@ def _refuse_nan(architecture: str, epoch: int, entry: dict[str, float]) -> None:
 
 
 def _postfix(state: State, entry: dict[str, float], gate: str) -> str:
-    return f"loss {entry['loss']:.4f}, val_{gate} {entry[f'val_{gate}']:.4f}, best {state.best_score:.4f}"
+    watched = f"val_{gate}" if f"val_{gate}" in entry else "val_loss"
+    return f"loss {entry['loss']:.4f}, {watched} {entry[watched]:.4f}, best {abs(state.best_score):.4f}"
 
 
 def _bar(name: str, epochs: int, done: int) -> Any:

@@ -48,17 +48,18 @@ def build(spec: Spec) -> keras.Model:
             f"{str(error).strip().splitlines()[0]}; change {remedy} or train.hyper.{spec.architecture}"
         ) from None
     given = keras.Input(spec.input_shape, dtype=spec.dtype, name=spec.kind)
-    x = _normalised(given, spec.normalisation)
+    x = normalised(given, spec.normalisation)
     outputs = core([x] * len(core.inputs) if len(core.inputs) > 1 else x)
     return keras.Model(given, keras.ops.cast(outputs, "float32"), name=spec.architecture)
 
 
-def _normalised(given: Any, normalisation: dict[str, Any]) -> Any:
+def normalised(given: Any, normalisation: dict[str, Any]) -> Any:
+    """Return inputs as the architecture takes them: float32, on the scale that `normalisation` says."""
     x = keras.ops.cast(given, "float32")
     if normalisation.get("mask"):
         values, real = x[..., :-1], x[..., -1:]
         plain = {name: value for name, value in normalisation.items() if name != "mask"}
-        return keras.ops.concatenate([_normalised(values, plain) * real, real], axis=-1)
+        return keras.ops.concatenate([normalised(values, plain) * real, real], axis=-1)
     if normalisation["kind"] == "train":
         mean, std = (np.array(normalisation[name], np.float32) for name in ("mean", "std"))
         return (x - mean) / std  # numpy's: a tensor of the backend would be exported as an input of the network

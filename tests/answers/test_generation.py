@@ -1,0 +1,80 @@
+"""How a picture is made of noise by a network: what stands alone in every registered model."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from medloop.answers import generation as answers
+
+CARD = {"classes": ["a", "b"], "input_shape": [8, 8, 1], "steps": 5, "dataset": "toys", "weights_sha256": "0" * 64}
+
+
+def network(given):
+    """Take half of what is seen for the picture, brighter for the second class."""
+    share, spread = (f(given[..., 2:3] * math.pi / 2) for f in (np.cos, np.sin))
+    seen = share * given[..., :1] + spread * given[..., 1:2]
+    return np.concatenate([seen / 2 + 0.3 * given[..., 3:4], seen * 0], axis=-1).astype(np.float32)
+
+
+def by_hand(seed, label):
+    """Song et al., 2021, equation 12 without its random part, for the noise that the picture leaves over."""
+    seen = np.random.default_rng([seed, label]).standard_normal((8, 8, 1), np.float32).astype(np.float64)
+    times = [1 - i / 5 for i in range(5)]
+    for time, after in zip(times, [*times[1:], 0], strict=True):
+        share, spread = math.cos(time * math.pi / 2), math.sin(time * math.pi / 2)
+        picture = np.clip(seen / 2 + 0.3 * label, -1, 1)
+        noise = (seen - share * picture) / spread
+        seen = math.cos(after * math.pi / 2) * picture + math.sin(after * math.pi / 2) * noise
+    return np.floor((picture + 1) * 127.5 + 0.5)
+
+
+def test_the_steps_are_those_of_ddim():
+    made = answers.pictures(network, [0, 1, 1], [3, 3, 4], CARD)
+    assert made.dtype == np.uint8
+    for pixels, (seed, label) in zip(made, [(3, 0), (3, 1), (4, 1)], strict=True):
+        np.testing.assert_allclose(pixels, by_hand(seed, label), atol=1)
+
+
+def test_a_picture_follows_from_its_class_and_seed_alone(monkeypatch):
+    many = answers.pictures(network, [0, 1] * 5, range(10), CARD)
+    monkeypatch.setattr(answers, "BATCH", 3)
+    np.testing.assert_array_equal(answers.pictures(network, [0, 1] * 5, range(10), CARD), many)
+    np.testing.assert_array_equal(answers.pictures(network, [1], [7], CARD)[0], many[7])
+
+
+def test_each_row_gives_one_marked_file_and_no_row_none():
+    found = answers.generate(pd.DataFrame({"label": ["b", "a"], "seed": [0, 1]}), network, CARD)["image"]
+    np.testing.assert_array_equal(answers.unmarked(found[1], [8, 8, 1]), answers.pictures(network, [0], [1], CARD)[0])
+    assert b'"label": "b"' in found[0]
+    assert all(answers.KEY.encode() in each for each in found)
+    assert answers.generate(pd.DataFrame({"label": [], "seed": []}), network, CARD) == {"image": []}
+
+
+@pytest.mark.parametrize(
+    ("label", "seed", "message"),
+    [
+        ("c", 0, "row 1: label must be one of a, b, got 'c'"),
+        (None, 0, "row 1: label must be one of a, b, got nan"),
+        ("a", -1, "row 1: seed must be a whole number from 0 to 2147483647, got -1"),
+        ("a", 2**31, "row 1: seed must be a whole number"),
+        ("a", 0.5, "row 1: seed must be a whole number"),
+    ],
+)
+def test_a_row_that_asks_for_what_is_not_there_is_refused_by_its_place(label, seed, message):
+    table = pd.DataFrame({"label": ["a", label], "seed": pd.Series([0, seed], dtype=object)})
+    with pytest.raises(ValueError, match=message):
+        answers.generate(table, network, CARD)
+
+
+def test_it_stands_alone():
+    code = (
+        "import sys, importlib.util as u; s = u.spec_from_file_location('answer', sys.argv[1])\n"
+        "m = u.module_from_spec(s); s.loader.exec_module(m)\n"
+        "print(any(name.split('.')[0] in ('medloop', 'keras') for name in sys.modules))"
+    )
+    out = subprocess.run([sys.executable, "-c", code, answers.__file__], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "False"
