@@ -297,6 +297,8 @@ def _remarks(
         remarks.append(f"{len({item for item, *_ in packed.flawed})} items have flaws and were taken all the same.")
     if facts.masks and (empty := _empty(table, folder)):
         remarks.append(f"{empty} of {len(table)} {plugin.NOUNS} show no object: their masks are empty, and count.")
+    elif facts.boxes and (empty := int((table["boxes"].map(len) == 0).sum())):
+        remarks.append(f"{empty} of {len(table)} {plugin.NOUNS} show no object: they have no box, and count.")
     if dropped:
         remarks.append(f"{len(dropped)} train or validation samples are left out: their copy stands on another side.")
     if facts.leak_pairs:
