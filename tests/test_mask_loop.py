@@ -324,5 +324,5 @@ def test_windows_are_refused_where_there_are_no_masks():
     from medloop.kinds import image
 
     facts = manifest.Facts(("a", "b"), "folder")
-    with pytest.raises(Refused, match="larger: slide is for masks, of which these samples have none"):
+    with pytest.raises(Refused, match="larger: slide is for masks and boxes, of which these samples have none"):
         image.form(pd.DataFrame(), None, facts, SLIDE)

@@ -10,7 +10,7 @@ import pandas as pd
 from medloop import checks, manifest, params
 
 OF_MASKS = ("mask_beyond", "mask_empty", "mask_share", "instances_off")
-OF_BOXES = ("boxes_faulty",)
+OF_BOXES = ("boxes_faulty", "boxes_none")
 SOURCE = "correct what was drawn below ingest.root"
 REMEDIES = {
     "mask present": SOURCE,
@@ -19,6 +19,7 @@ REMEDIES = {
     "no mask over everything": SOURCE,
     "boxes within their image": SOURCE,
     "images with an object": "validate.max_empty",
+    "images with a box": "validate.max_empty",
 }
 
 
@@ -59,6 +60,9 @@ def expected(suite: checks.Suite, facts: manifest.Facts, section: params.Validat
     if facts.boxes:
         within = "not empty, of a class, inside"
         yield suite.critical("boxes within their image", within, highest, column="boxes_faulty", max_value=0)
+    if facts.boxes and not facts.masks:
+        most = section.max_empty
+        yield suite.warn("images with a box", f"all but {most:.0%}", mean, column="boxes_none", max_value=most)
 
 
 def _mask(row: Any, facts: manifest.Facts, values: manifest.Values) -> tuple[dict[str, float], set[str]]:
@@ -78,4 +82,4 @@ def _boxes(row: Any, facts: manifest.Facts, values: manifest.Values) -> tuple[di
     height, width = row.shape[:2]
     faulty = abs(len(boxes) - len(names)) + sum(name not in facts.classes for name in names)
     faulty += sum(not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height) for x0, y0, x1, y1 in boxes)
-    return {"boxes_faulty": faulty}, set(names)
+    return {"boxes_faulty": faulty, "boxes_none": not boxes}, set(names)

@@ -56,16 +56,16 @@ def _check_given(task: str, architecture: str) -> None:
 
 def declared(package: ModuleType, name: str, constant: str, default: Sequence[str]) -> tuple[str, ...]:
     """Return the names that a plug-in assigns to `constant`, else `default`."""
-    found = _assigned(package, name, constant)
+    found = assigned(package, name, constant)
     return tuple(default if found is None else found)
 
 
 def given(package: ModuleType, name: str) -> str:
     """Return what the networks of a task, or of an architecture, give: "numbers", "map", "boxes" or "image"."""
-    return _assigned(package, name, GIVES) or NUMBERS
+    return assigned(package, name, GIVES) or NUMBERS
 
 
-def _assigned(package: ModuleType, name: str, constant: str) -> Any:
+def assigned(package: ModuleType, name: str, constant: str) -> Any:
     """Return what a plug-in assigns to `constant`, or None."""
     for node in ast.parse(source(package, name).read_text()).body:
         if isinstance(node, ast.Assign) and [getattr(target, "id", None) for target in node.targets] == [constant]:

@@ -236,7 +236,9 @@ def test_a_task_that_wants_labels_refuses_masks_alone(tmp_path):
     judged(tmp_path)
     inputs = {name: tmp_path / name for name in ("samples", "validation")}
     outputs = {name: tmp_path / name for name in ("arrays", "holdout")}
-    with pytest.raises(Refused, match="the samples have masks and no labels"):
+    with pytest.raises(
+        Refused, match=r"the samples have masks and no labels, task classification wants labels: .* segmentation"
+    ):
         preprocess(params.Base(), SECTION, **inputs, **outputs)
 
 

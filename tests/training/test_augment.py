@@ -173,3 +173,50 @@ def test_an_elastic_deformation_bends_without_folding_and_stays_within_its_share
     assert (np.diff(bent[..., 1], axis=1) >= 0).all()
     line = bent[0, :, 64, 0]
     assert np.ptp(line) > 2  # a straight line is none any more
+
+
+def shown_in(images):
+    """Return the box (N, 4) around what is brighter than half in images (N, H, W, 1)."""
+    found = []
+    for image in images[..., 0]:
+        rows, columns = (np.flatnonzero((image > 127).any(axis=axis)) for axis in (1, 0))
+        found.append((columns[0], rows[0], columns[-1] + 1, rows[-1] + 1))
+    return np.array(found, float)
+
+
+@pytest.mark.parametrize(
+    ("section", "within"),
+    [
+        (Augment(flip_horizontal=True, flip_vertical=True), 0.0),
+        (Augment(shift=0.1), 0.6),
+        (Augment(zoom=0.2), 0.6),
+        (Augment(crop=0.2), 0.8),
+        (Augment(rotate_deg=10, flip_vertical=True), 2.5),  # around the corners of what is turned
+        (Augment(elastic=0.03), 1.1),
+        (Augment(elastic=0.02, zoom=0.1, shift=0.05, flip_horizontal=True, contrast=0.2), 1.3),
+    ],
+)
+def test_a_box_is_moved_and_found_again(section, within):
+    images, boxes = np.zeros((20, 60, 80, 1), np.uint8), np.zeros((20, 3, 5), np.float32)
+    images[:, 20:35, 30:52] = 255
+    boxes[:, 1] = 30, 20, 52, 35, 2
+    copies, moved = augment(images, section, random(), boxes=boxes)
+    np.testing.assert_array_equal(copies, augment(images, section, random()))
+    own = moved[moved[..., 4] > 0]
+    assert (len(own), moved.dtype) == (20, np.float32)
+    assert (own[:, 4] == 2).all()
+    assert np.abs(own[:, :4] - shown_in(copies)).max() <= within
+    assert np.abs(own[:, :4] - boxes[:, 1, :4]).max() > 1
+
+
+def test_a_box_that_leaves_the_image_is_cut_and_one_of_which_little_stays_is_left_out():
+    images = np.zeros((200, 40, 40, 1), np.uint8)
+    boxes = np.tile(np.array([[[30, 10, 38, 20, 1], [0, 0, 0, 0, 0]]], np.float32), (200, 1, 1))
+    _, moved = augment(images, Augment(shift=0.4), random(), boxes=boxes)
+    own = moved[moved[..., 4] > 0]
+    assert 60 < len(own) < 200
+    assert own[:, :4].min() >= 0
+    assert own[:, :4].max() <= 40
+    areas = (own[:, 2] - own[:, 0]) * (own[:, 3] - own[:, 1])
+    assert 0.3 * 80 - 1e-3 <= areas.min() < 60
+    assert (moved[:, 1:] == 0).all()

@@ -13,9 +13,8 @@ from medloop import box_losses, pyramid
 
 KIND = "convolution"
 GIVES = "boxes"
+LOSS = "of_points"  # of box_losses
 USUAL = 2.0  # steps from the middle of an object to its sides, at first
-
-loss = box_losses.of_points
 
 
 def build(

@@ -14,10 +14,9 @@ from medloop import box_losses, pyramid
 
 KIND = "convolution"
 GIVES = "boxes"
+LOSS = "of_anchors"  # of box_losses
 SURE = 20.0  # logit of how well a place lies in the middle of its object, of which an anchor says nothing
 FURTHEST = 4.0  # logarithm of how many times an anchor grows or shrinks, at most
-
-loss = box_losses.of_anchors
 
 
 def build(

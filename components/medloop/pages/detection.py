@@ -60,6 +60,7 @@ def meanings(card: Mapping[str, Any], units: str = "images") -> dict[str, str]:
     over = ", mean over classes" if len(card["classes"]) > 1 else ""
     one = wording.one(units)
     area = {name: f"{low**0.5:.0f}² to {high**0.5:.0f}²" for name, (low, high) in SIZES.items()}
+    area["small"] = f"less than {SIZES['small'][1] ** 0.5:.0f}²"
     area["large"] = f"{SIZES['large'][0] ** 0.5:.0f}² or more"
     sized = {
         f"map_{name}": f"mAP@.5:.95 of objects of {text} pixels of area in their {units.removesuffix('s')}{over}"
@@ -157,7 +158,7 @@ def overlay(pixels: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> tupl
     ]
     for (x0, y0, x1, y1, *_), colour in coloured:
         first, last = (round(x0 * times), round(y0 * times)), (round(x1 * times) - 1, round(y1 * times) - 1)
-        cv2.rectangle(image, first, last, colour, 1)
+        cv2.rectangle(image, first, last, colour, times)
     return "image/png", cv2.imencode(".png", image[..., ::-1])[1].tobytes()
 
 

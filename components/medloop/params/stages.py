@@ -214,7 +214,7 @@ class Preprocess(Section):
         (0.0, 100.0), description="of each image; mapped to 0 and 255, (0, 100) keeps the full range of its bit depth"
     )
     larger: Literal["resize", "slide"] = Field(
-        "resize", description="task segmentation: images are fitted into one input, or taken in windows of its size"
+        "resize", description="of masks and boxes: images are fitted into one input, or taken in windows of its size"
     )
     overlap: float = Field(0.5, ge=0, le=0.9, description="share of a window that its neighbour covers, for slide")
 
@@ -278,14 +278,15 @@ class Train(Section):
     class_weights: Literal["none", "balanced"] = Field(
         "balanced",
         description="every class counts the same in the loss; under balanced sampling it does anyway; of several "
-        "labels, those with each and those without it; task segmentation has Dice for it",
+        "labels, those with each and those without it; task segmentation has Dice for it, detection focal loss",
     )
     sampling: Literal["natural", "balanced"] = Field(
         "natural", description="balanced: an epoch shows as many samples of every class, rare ones several times"
     )
     loss: Literal["cross_entropy", "focal"] = Field(
         "cross_entropy",
-        description="focal: what the network is sure of counts less; task segmentation adds soft Dice to either",
+        description="focal: what the network is sure of counts less; task segmentation adds soft Dice to either, "
+        "detection takes focal loss always",
     )
     focal_gamma: float = Field(2.0, ge=0, le=10, description="how much less, for loss focal")
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of each label that goes to all classes alike")

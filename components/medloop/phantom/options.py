@@ -18,7 +18,7 @@ class Options(Section):
         "nodule", description="one of two classes; several findings at once, for multilabel; or a grade, for ordinal"
     )
     masks: Literal["none", "nodules", "lungs", "both"] = Field(
-        "none", description="what is drawn on each image in place of a label, for segmentation"
+        "none", description="what is drawn on each image in place of a label, with its boxes: segmentation, detection"
     )
     shortcut: float = Field(0.0, ge=0, le=1, description="share of patients whose site betrays the label; for tests")
     diameter_mm: tuple[float, float] = Field((4.0, 30.0), description="smallest and largest nodule")

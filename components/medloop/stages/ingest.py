@@ -319,6 +319,8 @@ def _remarks(
         remarks.append(f"{len({item for item, *_ in packed.flawed})} items have flaws and were taken all the same.")
     if facts.masks and (empty := _empty(table, folder)):
         remarks.append(f"{empty} of {len(table)} {plugin.NOUNS} show no object: their masks are empty, and count.")
+    elif facts.boxes and (empty := int((table["boxes"].map(len) == 0).sum())):
+        remarks.append(f"{empty} of {len(table)} {plugin.NOUNS} show no object: they have no box, and count.")
     if made := int(table["synthetic"].eq(True).sum()):
         remarks.append(f"{made} of {len(table)} {plugin.NOUNS} are synthetic; all of them stand in train.")
     if dropped:

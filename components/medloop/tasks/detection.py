@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from medloop import box_measures, measures, models, params, plugins
+from medloop import box_measures, measures, models, pairing, params
 from medloop.answers import detection as answers
 from medloop.box_measures import METRICS, MOST, Curve, Predictions, gathered, read
 from medloop.errors import Refused
@@ -63,12 +63,14 @@ def loss(section: params.Train | None = None) -> Any:
     Raises:
         Refused: a parameter asks for what only one class an image knows.
     """
+    from medloop import box_losses
+
     section = section or params.Train()
     plain = {"mixup": 0, "sampling": "natural", "label_smoothing": 0}
     if other := [f"train.{name}: {value}" for name, value in plain.items() if getattr(section, name) != value]:
         raise Refused(f"task detection has a class for every object, not for an image: set {', '.join(other)}")
     [architecture] = section.architectures
-    return plugins.load(models, architecture).loss(section)
+    return getattr(box_losses, pairing.assigned(models, architecture, "LOSS"))(section)
 
 
 def areas(boxes: np.ndarray, classes: int) -> np.ndarray:
