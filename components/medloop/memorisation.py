@@ -65,9 +65,9 @@ def among(images: np.ndarray) -> tuple[Nearest, int]:
     return nearest(images, images, np.unique(np.concatenate([itself, same, same[:, ::-1]]), axis=0)), twice
 
 
-def limit(known: Nearest) -> float:
-    """Return the distance below which an image is too near, by the neighbours of the train images."""
-    finite = known.distance[np.isfinite(known.distance)]
+def limit(known: np.ndarray) -> float:
+    """Return the distance below which an image is too near, by those (N,) of `among` the train images."""
+    finite = known[np.isfinite(known)]
     return float(np.quantile(finite, QUANTILE)) if len(finite) else 0.0
 
 

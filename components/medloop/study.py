@@ -42,6 +42,7 @@ class Study:
     copied: np.ndarray  # (M,) bool, whether it is one picture with a train image
     train_distance: np.ndarray  # (N,) from each train image to the nearest other picture of train
     train_copies: np.ndarray  # (), how many train images have a copy among them
+    val_distance: np.ndarray  # (V,) from each validation image to the nearest train image: what real images keep
     pairs: np.ndarray  # (P,) places of the images that are nearest to train, the nearest first
     paired: np.ndarray  # (P, H, W, C) uint8, the train image of each
     shown: np.ndarray  # (classes, SHOWN, H, W, C) uint8, train images of each class
@@ -58,7 +59,7 @@ class Study:
     @property
     def limit(self) -> float:
         """The distance in gray levels below which an image is too near to another."""
-        return float(memorisation.limit(memorisation.Nearest(self.train_distance, self.pairs)))
+        return float(memorisation.limit(self.train_distance))
 
     @property
     def near(self) -> np.ndarray:
@@ -77,6 +78,7 @@ class Study:
             "near_train": int(self.near.sum()),
             "copies_of_train": int(self.copied.sum()),
             "nearest_train": float(self.distance.min()),
+            "near_of_validation": float((self.val_distance < self.limit).mean()),
             "train_copies": int(self.train_copies),
         }
         if self.test is not None:

@@ -154,12 +154,12 @@ def test_copies_in_train_are_no_neighbours_and_copies_of_train_are_found():
     train = np.concatenate([smooth, np.clip(smooth[:4].astype(int) + 2, 0, 255).astype(np.uint8)])
     known, twice = memorisation.among(train)
     assert twice == 8
-    assert memorisation.limit(known) > 50  # as far as two pictures are, not as two copies
+    assert memorisation.limit(known.distance) > 50  # as far as two pictures are, not as two copies
     assert (known.place >= 0).all()
     made = np.concatenate([smooth[3:5][:, :, ::-1], images(3, 9)])  # mirrored: far in pixels, and yet a copy
-    assert memorisation.nearest(made, train).distance.min() > memorisation.limit(known) / 2
+    assert memorisation.nearest(made, train).distance.min() > memorisation.limit(known.distance) / 2
     assert set(memorisation.copies(made, train)[:, 0]) == {0, 1}
-    assert memorisation.limit(memorisation.Nearest(np.full(3, np.inf), np.zeros(3, int))) == 0
+    assert memorisation.limit(np.full(3, np.inf)) == 0
 
 
 def test_what_judges_a_model_is_asked_for_as_train_has_its_classes(monkeypatch):

@@ -12,6 +12,6 @@ A page is a module with
 - `WORST`: which samples `worst(predictions)` gives, the worst first: place, label, what was said, marks on its picture;
 - `tuned(choice)`: what else was chosen, for the line on the architecture;
 - optionally `tables(predictions)`: more tables (title, note, header, rows); `examples(predictions)`, like `worst`, of
-  samples with which nothing need be wrong, and `EXAMPLE`, what they show; of masks `overlay(pixels, true, predicted)`; of made images
-  `picture(study, place, card)`, whose places `worst` and `examples` give, and `names(predictions)`, what they are called.
+  samples with which nothing need be wrong, and `EXAMPLE`, what they show; of masks `overlay(pixels, true, predicted)`;
+  of made images `picture(study, place, card)`, whose places `worst` and `examples` give, and `names(predictions)`.
 """

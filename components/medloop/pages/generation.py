@@ -85,8 +85,9 @@ def outcome(
         f"{wording.figure(test['auc_real'], 'auc')}.",
         f"{near['near_train']} of {near['images']} synthetic {units} are too near to a train {one}: nearer than train "
         f"{units} are to each other at the 1% quantile, {near['limit']:.1f} gray levels of 255, or one picture with it "
-        f"({near['copies_of_train']}). {near['near_test']} are so near to a test {one}. {near['train_copies']} train "
-        f"{units} have a copy among them, which counts as no neighbour.",
+        f"({near['copies_of_train']}). {near['near_test']} are so near to a test {one}, and "
+        f"{wording.percent(near['near_of_validation'])} of the real validation {units} to a train one. "
+        f"{near['train_copies']} train {units} have a copy among them, which counts as no neighbour.",
     ]
 
 

@@ -84,6 +84,7 @@ def make(
         copied=copied,
         train_distance=known.distance,
         train_copies=np.array(twice),
+        val_distance=memorisation.nearest(np.asarray(arrays.val.inputs), images).distance,
         pairs=pairs,
         paired=images[nearest.place[pairs]],
         shown=np.stack([np.resize(each, (study.SHOWN, *images.shape[1:])) for each in shown]),
