@@ -236,9 +236,10 @@ def _code() -> dict[str, str]:
     return {name: sha256(path) for name, path in sorted(loaded.items())}
 
 
-def code_behind(*modules: ModuleType) -> dict[str, str]:
-    """Return the digest of each of `modules`, and of each module of medloop that they import, in functions too."""
-    found, waiting = {}, {Path(str(module.__file__)) for module in modules}
+def code_behind(*modules: ModuleType | Path) -> dict[str, str]:
+    """Return the digest of each of `modules`, or of their files, and of all of medloop that they import anywhere."""
+    found = {}
+    waiting = {module if isinstance(module, Path) else Path(str(module.__file__)) for module in modules}
     while waiting:
         path = waiting.pop()
         found[path] = sha256(path)

@@ -235,7 +235,7 @@ def _facts(base: params.Base, section: params.Train, arrays: Path) -> dict[str, 
         "medloop": __version__,
         "python": platform.python_version(),
         **{package: metadata.version(package) for package in ("jax", "keras", "numpy") if section.nodes > 1},
-        "code": provenance.json_digest(_code(section))[:12],
+        "code": provenance.json_digest(_code(base, section))[:12],
         "parameters": provenance.json_digest(params.dump(base, section))[:12],
         "arrays": provenance.digest(arrays)[:12],
     }
@@ -258,13 +258,15 @@ def _logged(base: params.Base, section: params.Train, arrays: Path) -> Iterator[
 
 def _course(base: params.Base, section: params.Train, arrays: Path, name: str) -> str:
     """Return a digest of what decides the course of a run: a checkpoint belongs to one of them."""
-    return provenance.json_digest([params.dump(base, section), provenance.digest(arrays), name, _code(section)])[:16]
+    code = _code(base, section)
+    return provenance.json_digest([params.dump(base, section), provenance.digest(arrays), name, code])[:16]
 
 
-def _code(section: params.Train) -> dict[str, str]:
+def _code(base: params.Base, section: params.Train) -> dict[str, str]:
     """Return the digests of the files that decide how a network trains."""
-    files = [backend.source(section.architectures[0]), *Path(training.__path__[0]).glob("*.py")]
-    return {path.name: provenance.sha256(path) for path in files}
+    [architecture] = section.architectures
+    own = backend.source(architecture), pairing.source(tasks, base.task)
+    return provenance.code_behind(*own, *Path(training.__path__[0]).glob("*.py"))
 
 
 def _predictions(index: pa.Table, labels: np.ndarray, outputs: np.ndarray) -> pa.Table:
