@@ -75,7 +75,7 @@ def loss(section: params.Train | None = None) -> Any:
 
 def areas(boxes: np.ndarray, classes: int) -> np.ndarray:
     """Return how many of the boxes (N, M, 5) are of each class (N, C) int64."""
-    kinds = np.asarray(boxes[..., 4]).astype(np.int64)
+    kinds = np.asarray(boxes[:, :, 4]).astype(np.int64)
     return np.stack([(kinds == place).sum(axis=1) for place in range(1, 1 + classes)], axis=1)
 
 
