@@ -145,6 +145,8 @@ def test_the_report_shows_classes_and_nearest_pairs_and_nothing_that_identifies(
     page = (loop.folder / "evaluation/report.html").read_text()
     assert page.count('<figure><img src="data:image/png') == 2 + 3
     assert "Memorisation" in page
+    assert "<h2>Nearest pairs</h2>" in page
+    assert "Worst errors" not in page
     assert "never for diagnosis" in page
     assert "Canarybird" not in page
     written = (path for path in loop.folder.rglob("*") if path.is_file() and "source" not in path.parts)
