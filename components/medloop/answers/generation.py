@@ -139,7 +139,7 @@ def marked(pixels: np.ndarray, about: Mapping[str, Any]) -> bytes:
 
 def unmarked(content: bytes, shape: Sequence[int]) -> np.ndarray:
     """Return the picture (H, W, C) uint8 in what `marked` returned, for a judgement of the model that made it."""
-    image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    image = np.asarray(cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED))
     times, _, top, left = _layout(shape)
     part = image[top : top + shape[0] * times : times, left : left + shape[1] * times : times]
     return part[..., None] if part.ndim == 2 else part[..., ::-1]
