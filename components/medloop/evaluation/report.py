@@ -89,6 +89,7 @@ def render(
         meanings=page.meanings(card, units),
         figures={name: shows for name, shows in {**page.FIGURES, **LEARNING}.items() if name in plots},
         worst=page.WORST.format(units=units),
+        worst_title=getattr(page, "WORST_TITLE", "Worst errors"),
         tuned=page.tuned(choice),
         plots={name: _address("image/svg+xml", svg.encode()) for name, svg in plots.items()},
         errors=errors,

@@ -56,6 +56,7 @@ RIVALS = {
     "persistence": "persistence (the last value stays)",
     "ridge": "ridge regression on the same inputs",
 }
+FINE = {"kid", "kid_train"}
 IN_UNITS = {"mae", "rmse", "hd95_px", "hd95_mm"}  # of what is predicted, or of length
 SMALL_TEST_SET = 100  # patients
 
@@ -321,4 +322,6 @@ def _signed(entry: Mapping[str, Any]) -> str:
 def _shown(value: float, name: str) -> str:
     if name in PERCENT:
         return percent(value)
+    if name in FINE:
+        return f"{value:.4f}"
     return f"{value:.4g}" if name in IN_UNITS else f"{value:.3f}"

@@ -9,7 +9,8 @@ A page is a module with
 - `broken(metrics)`, `small(metrics, units)`, `trust(metrics, choice)`: limits, or None; `JUDGED`: metrics by which a
   group may do worse, beside the gating one;
 - `figures(predictions, card)`: matplotlib figures by name; `FIGURES`: what each shows;
-- `WORST`: which samples `worst(predictions)` gives, the worst first: place, label, what was said, marks on its picture;
+- `WORST`, and optionally `WORST_TITLE`: which samples `worst(predictions)` gives, the worst first: place, label, what
+  was said, marks on its picture;
 - `tuned(choice)`: what else was chosen, for the line on the architecture;
 - optionally `tables(predictions)`: more tables (title, note, header, rows); `examples(predictions)`, like `worst`, of
   samples with which nothing need be wrong, and `EXAMPLE`, what they show; of masks `overlay(pixels, true, predicted)`;

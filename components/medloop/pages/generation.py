@@ -22,6 +22,7 @@ FIGURES = {
     "kid": "KID to the test images, of synthetic and of train images",
     "auc": "AUC on the test images of a classifier trained on synthetic and on real images",
 }
+WORST_TITLE = "Nearest pairs"
 WORST = (
     "The synthetic images that are nearest to a train image, the nearest first: left the synthetic one, right the "
     "train image."
@@ -105,10 +106,16 @@ def small(metrics: Mapping[str, Any], units: str) -> str | None:
 
 
 def trust(metrics: Mapping[str, Any], choice: Mapping[str, Any]) -> str | None:  # noqa: ARG001
-    """Return that images too near to train images were made, or what they must not be used for."""
+    """Return that images are too near to train images, that their classes are not told apart, or what none shows."""
     near = metrics["memorisation"]
     if near["near_train"]:
         return f"It memorises: {near['near_train']} of {near['images']} synthetic images are too near to a train image."
+    learned = metrics["test"]["auc_synthetic"]
+    if learned["low"] is not None and learned["low"] <= 0.5:
+        return (
+            "The synthetic images do not show what the classes differ in: a classifier that saw them alone is no "
+            "better than chance."
+        )
     return "No synthetic image shows a patient, and none shows what a disease can look like beyond the train images."
 
 

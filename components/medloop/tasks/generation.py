@@ -218,8 +218,11 @@ def stored(classes: Sequence[str]) -> list[str]:  # noqa: ARG001
 
 def _distances(said: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return KID (R,) of the made images, and of the train images, to the real ones under their weights (R, N)."""
-    own, cross, train_own, train_cross, _ = said[:, : len(MEASURED)].T
-    between = kernel_distance.weighted(said[:, len(MEASURED) :], weights)
+    own, cross, train_own, train_cross, _ = np.ascontiguousarray(
+        said[:, : len(MEASURED)].T
+    )  # the same to the last bit,
+    features = np.ascontiguousarray(said[:, len(MEASURED) :])  # whether computed or read back
+    between = kernel_distance.weighted(features, weights)
     total = weights.sum(axis=1)
     return (
         between + own[0] - 2 * (weights @ cross) / total,
