@@ -208,18 +208,20 @@ def test_the_served_model_returns_boxes_in_the_pixels_of_each_image(loop):
         served.predict(pd.DataFrame({"image": [png(images[0]), b"nothing"]}))
 
 
-def test_what_was_evaluated_is_what_the_served_model_says(loop):
+@pytest.mark.parametrize("name", ["resize", "slide"])
+def test_what_was_evaluated_is_what_the_served_model_says(sliding, loop, name):
     from medloop.tracking import registry
     from medloop.tracking.connection import server
 
+    made = {"resize": loop, "slide": sliding}[name]
     with server() as client:
-        version = registry.get(client, BASE.model_name, loop.version)
+        version = registry.get(client, BASE.model_name, made.version)
     test = scoring.today(loop.folder / "samples", "shapes")
     said, labels = scoring.score(version, test, task), test.labels(task)
-    table = pd.read_parquet(loop.folder / "resize/evaluation/predictions.parquet")
+    table = pd.read_parquet(loop.folder / name / "evaluation/predictions.parquet")
     np.testing.assert_array_equal(labels, table[["label_0", "label_1"]])
     np.testing.assert_allclose(said, table[task.stored(CLASSES)], atol=1e-5)
-    assert task.score(labels, said) == pytest.approx(loop.metrics["test"]["map_50"]["value"], abs=1e-6)
+    assert task.score(labels, said) == pytest.approx(made.metrics["test"]["map_50"]["value"], abs=1e-6)
 
 
 def test_predict_writes_a_coco_file_and_an_overlay_for_each_image(loop, tmp_path):
