@@ -36,6 +36,11 @@ def test_every_place_has_a_reference_a_box_logits_and_how_well_it_lies(built):
     assert (pairing.given(models, name), pairing.assigned(models, name, "GIVES")) == ("boxes", "boxes")
 
 
+def test_a_few_images_are_predicted_at_a_time():
+    assert engine.batch_of((None, 1500, 12)) == 10
+    assert engine.batch_of((None, 100_000, 12)) == 1
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_in_square_images_too_places_lie_in_rows_and_columns(name):
     model = plugins.load(models, name).build((16, 16, 1), 1, **TINY)

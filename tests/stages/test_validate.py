@@ -135,7 +135,7 @@ def test_a_critical_failure_stops_with_a_table(tmp_path, check):
 
 def test_a_remedy_names_a_check_and_parameters_that_exist(tmp_path):
     checked = set()
-    for name, facts in (("labels", {}), ("drawn", {"masks": True, "boxes": True})):
+    for name, facts in (("labels", {}), ("drawn", {"masks": True, "boxes": True}), ("boxes", {"boxes": True})):
         folder = samples(tmp_path / name, facts=facts)
         suites = image.suites(SECTION.model_copy(update={"size_px": (32, 32)}), folder)
         checked |= {each.meta["check"] for suite in suites.values() for each in suite}
