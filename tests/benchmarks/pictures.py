@@ -2,7 +2,8 @@
 
     python tests/benchmarks/pictures.py
 
-Writes docs/results/DATASET.png; a data set of which .medloop/rows holds nothing keeps the picture that it has.
+Writes docs/results/DATASET.png, of a model that makes images some of these. A data set of which .medloop/rows holds
+nothing keeps the picture that it has.
 """
 
 import json
@@ -16,7 +17,7 @@ import pandas as pd
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rows import KEPT
 
-from medloop import pages, plugins, tasks
+from medloop import pages, plugins, study, tasks
 from medloop.evaluation import plots
 from support import ROOT
 
@@ -26,6 +27,7 @@ FIGURES = {
     "ordinal": "confusion",
     "regression": "predicted",
     "segmentation": "dice",
+    "detection": "precision_recall",
 }
 OTHERWISE = {"pbmc68k": "confusion", "ecg5000": "confusion"}
 DOTS_PER_INCH = 64
@@ -38,6 +40,9 @@ def main() -> None:
     for dataset, folder in _first().items():
         card = json.loads((folder / "card.json").read_text())
         task, page = plugins.load(tasks, card["task"]), plugins.load(pages, card["task"])
+        if card["task"] == "generation":
+            (target / f"{dataset}.png").write_bytes(page.made(study.read(folder), len(card["classes"])))
+            continue
         predictions = task.read(pd.read_parquet(folder / "predictions.parquet"), card)
         with mpl.rc_context(plots.STYLE):
             figure = page.figures(predictions, card)[OTHERWISE.get(dataset, FIGURES[card["task"]])]

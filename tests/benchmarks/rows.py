@@ -62,6 +62,13 @@ METRICS = (
     "r2",
     "dice",
     "average_precision_objects",
+    "map_50",
+    "map",
+    "froc",
+    "kid",
+    "kid_ratio",
+    "auc_synthetic",
+    "auc_real",
 )  # those that a task has
 
 
@@ -125,6 +132,8 @@ def _run(command: str, seed: int) -> list[dict[str, Any]]:
         kept.mkdir(parents=True, exist_ok=True)
         for name in ("metrics.json", "card.json", "predictions.parquet"):
             shutil.copy(project.folder / "artifacts/evaluation" / name, kept)
+        for study in project.folder.glob("artifacts/models/*/study.npz"):  # of models that make images
+            shutil.copy(study, kept)
     metrics, card = (json.loads((kept / name).read_text()) for name in ("metrics.json", "card.json"))
     about = {
         "dataset": card["dataset"],

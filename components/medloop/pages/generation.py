@@ -153,19 +153,22 @@ def picture(study: Study, place: int, card: Mapping[str, Any]) -> tuple[str, byt
         pair = place - classes
         images = [_marked(study.images[study.pairs[pair]]), _plain(study.paired[pair])]
         return "image/png", _file(_grid(images, 2))
-    own = study.images[study.labels == place]
-    chosen = own[np.linspace(0, len(own), min(len(own), len(study.shown[place])), endpoint=False).astype(np.int64)]
-    real, made = (
-        _grid([_plain(each) for each in study.shown[place]], ROW),
-        _grid([_marked(each) for each in chosen], ROW),
-    )
-    made = (
-        made
-        if made.shape[1] == real.shape[1]
-        else np.pad(made, ((0, 0), (0, real.shape[1] - made.shape[1]), (0, 0)), constant_values=255)
-    )
+    real, made = _grid([_plain(each) for each in study.shown[place]], ROW), _of_class(study, place)
+    made = np.pad(made, ((0, 0), (0, real.shape[1] - made.shape[1]), (0, 0)), constant_values=255)
     line = np.zeros((3, real.shape[1], 3), np.uint8)
     return "image/png", _file(np.concatenate([real, line, made]))
+
+
+def made(study: Study, classes: int) -> bytes:
+    """Return a PNG file of synthetic images, marked: a few of each class below one another."""
+    return _file(np.concatenate([_of_class(study, place) for place in range(classes)]))
+
+
+def _of_class(study: Study, place: int) -> np.ndarray:
+    """Return some synthetic images of a class, marked, as one picture."""
+    own = study.images[study.labels == place]
+    chosen = own[np.linspace(0, len(own), min(len(own), len(study.shown[place])), endpoint=False).astype(np.int64)]
+    return _grid([_marked(each) for each in chosen], ROW)
 
 
 def figures(predictions: Predictions, card: Mapping[str, Any]) -> dict[str, Figure]:  # noqa: ARG001
