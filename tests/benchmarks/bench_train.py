@@ -1,11 +1,11 @@
 """Training throughput through the product, against plain `model.fit(x, y, batch_size=32)` on TensorFlow.
 
 Both train the same architecture on the same images of 28x28 (12,800, or 1,600 for the larger networks), 10 classes,
-without augmentation; networks that give maps train on 64 images of 128x128 with a mask, by the product's loss. The
-product also normalises, weights classes, scores 512 validation images (16 with masks) and writes a checkpoint after
-every epoch. Each runs in a process of its own, epoch by epoch in turn. Prints seconds an epoch and the ratio of medians
-without the first epoch, in which both compile, and of all epochs together. With --backends the product trains on
-TensorFlow and on JAX too, in the same turns: `auto` should be the faster of the two.
+without augmentation; networks that give maps or boxes train on images of 128x128, 64 with a mask or 256 with five
+boxes, by the product's loss. The product also normalises, weights classes, scores 512 validation images (16 of those)
+and writes a checkpoint after every epoch. Each runs in a process of its own, epoch by epoch in turn. Prints seconds
+an epoch and the ratio of medians, without the first epoch, in which both compile, and of all epochs together. With
+--backends the product trains on TensorFlow and on JAX too, in the same turns: `auto` should be the faster of the two.
 
     python tests/benchmarks/bench_train.py [--backends] [ARCHITECTURE ...]
 """
@@ -26,14 +26,17 @@ from medloop.kinds import image
 from medloop.training import backend, data
 
 BATCH, CLASSES, EPOCHS = 32, 10, 7
-MAPS = ("unet", "attention_unet")
-SHAPES = {"lstm-10x1": (10, 1, 1), **dict.fromkeys(MAPS, (128, 128, 1))}  # others: 28x28
+DRAWN = {  # others classify
+    **dict.fromkeys(("unet", "attention_unet"), "segmentation"),
+    **dict.fromkeys(("fcos", "retinanet"), "detection"),
+}
+SHAPES = {"lstm-10x1": (10, 1, 1), **dict.fromkeys(DRAWN, (128, 128, 1))}  # others: 28x28
 IMAGES = {
     **dict.fromkeys(("cnn", "lstm", "lstm-10x1", "attention"), 12_800),
     **dict.fromkeys(("resnet", "densenet", "convnext", "vit"), 1600),
-    **dict.fromkeys(MAPS, 64),
+    **{name: 64 if task == "segmentation" else 256 for name, task in DRAWN.items()},
 }
-VALIDATION = {name: 16 if name in MAPS else 512 for name in IMAGES}
+VALIDATION = {name: 16 if name in DRAWN else 512 for name in IMAGES}
 HYPER: dict[str, dict[str, str]] = {"lstm-10x1": {"activation": "relu"}}  # the tutorial's LSTM(50, relu) on ten values
 
 
@@ -82,10 +85,15 @@ def _work(way: str, name: str) -> None:
     random = np.random.default_rng(0)
     shape, count = SHAPES.get(name, (28, 28, 1)), IMAGES[name] + VALIDATION[name]
     images = random.integers(0, 256, (count, *shape), dtype=np.uint8)
-    if name in MAPS:
-        labels, task, outputs = (images[..., 0] > 128).astype(np.uint8), "segmentation", 2
+    task = DRAWN.get(name, "classification")
+    if task == "segmentation":
+        labels, outputs = (images[..., 0] > 128).astype(np.uint8), 2
+    elif task == "detection":
+        corner, size = random.uniform(0, 96, (count, 5, 2)), random.uniform(8, 32, (count, 5, 2))
+        labels = np.concatenate([corner, corner + size, np.ones((count, 5, 1))], axis=-1).astype(np.float32)
+        outputs = 1
     else:
-        labels, task, outputs = random.integers(0, CLASSES, count).astype(np.int32), "classification", CLASSES
+        labels, outputs = random.integers(0, CLASSES, count).astype(np.int32), CLASSES
     split = [(images[part], labels[part]) for part in (slice(IMAGES[name]), slice(IMAGES[name], None))]
     train = _plain if way == "plain" else functools.partial(_product, way)
     train(name.partition("-")[0], HYPER.get(name, {}), task, outputs, *split)
@@ -107,8 +115,8 @@ def _plain(
     images, labels = train
     model = plugins.load(models, architecture).build(images.shape[1:], outputs, **hyper)
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    if task == "segmentation":
-        loss = plugins.load(tasks, task).loss()
+    if task != "classification":
+        loss = plugins.load(tasks, task).loss(params.Train(architectures=(architecture,)))
     model.compile(optimizer="adam", loss=loss, metrics=["accuracy"] if task == "classification" else [])
     x = images.astype("float32") / 255
     for start in _turns():
@@ -132,7 +140,7 @@ def _product(
             "epochs": EPOCHS,
             "patience": EPOCHS,
             "batch_size": BATCH,
-            "class_weights": "none" if task == "segmentation" else "balanced",
+            "class_weights": "balanced" if task == "classification" else "none",
         }
     )
     backend.start(backend.select(section), 0)
