@@ -20,8 +20,6 @@ from medloop.errors import Refused
 from medloop.operations.inputs import Input
 
 COLUMN = "mask"  # of a served model that returns masks
-
-
 WHAT = "masks"
 
 

@@ -3,8 +3,8 @@
 A task is a module with
 
 - `GATE`: the metric that epochs, architectures and champions are held against, the higher the better, or where it says
-  `LOWER_IS_BETTER = True` the lower; `METRICS`: those
-  of a report; `CENTRED`: those whose interval is shifted back by what resampling alone adds;
+  `LOWER_IS_BETTER = True` the lower; `METRICS`: those of a report; `CENTRED`: those whose interval is shifted back by
+  what resampling alone adds;
 - `KINDS`: of sample that it takes, files of medloop/kinds; `GIVES = "map"` where its networks tell something of every
   pixel, "boxes" where they find objects, "image" where they make images, else nothing: architectures declare the same;
 - `NUMBERS`: whether it tells numbers, which may follow from the values of a sample: the next moment of a signal;

@@ -19,7 +19,7 @@ def refused(segment: Segment, afresh: Callable[[], Advance] | None) -> Refused:
     """Return the message for a segment (S, B, ..) that was too large: it says the batch that would fit.
 
     Half the batch is tried, and half of that, each on a network of its own that `afresh` makes: what ran out of memory
-    may be left in pieces. None: one device of several cannot tell, and no size is said.
+    may be left in pieces. None: one device of several cannot try, and half the batch is only a proposal.
     """
     batch = segment[0].shape[1]
     message = f"train.batch_size must be one that fits into memory, {batch} does not"
