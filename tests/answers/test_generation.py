@@ -21,18 +21,25 @@ def network(given):
 
 
 def by_hand(seed, label):
-    """Song et al., 2021, equation 12 without its random part, for the noise that the picture leaves over."""
+    """Lu et al., 2022, algorithm 2, with the last step to no noise at all as in Song et al., 2021, equation 12."""
     seen = np.random.default_rng([seed, label]).standard_normal((8, 8, 1), np.float32).astype(np.float64)
-    times = [1 - i / 5 for i in range(5)]
-    for time, after in zip(times, [*times[1:], 0], strict=True):
-        share, spread = math.cos(time * math.pi / 2), math.sin(time * math.pi / 2)
-        picture = np.clip(seen / 2 + 0.3 * label, -1, 1)
-        noise = (seen - share * picture) / spread
-        seen = math.cos(after * math.pi / 2) * picture + math.sin(after * math.pi / 2) * noise
-    return np.floor((picture + 1) * 127.5 + 0.5)
+    times = [(1 - i / 5) ** 1.5 for i in range(5)]
+    alpha, sigma = ([f(time * math.pi / 2) for time in times] for f in (math.cos, math.sin))
+    lamda = [math.log(a / s) for a, s in zip(alpha, sigma, strict=True)]
+    found = []
+    for i in range(5):
+        found.append(np.clip(seen / 2 + 0.3 * label, -1, 1))
+        if i == 4:
+            break
+        h, direction = lamda[i + 1] - lamda[i], found[i]
+        if i:
+            r = (lamda[i] - lamda[i - 1]) / h
+            direction = np.clip((1 + 1 / (2 * r)) * found[i] - found[i - 1] / (2 * r), -1, 1)
+        seen = sigma[i + 1] / sigma[i] * seen - alpha[i + 1] * (math.exp(-h) - 1) * direction
+    return np.floor((found[-1] + 1) * 127.5 + 0.5)
 
 
-def test_the_steps_are_those_of_ddim():
+def test_the_steps_are_those_of_dpm_solver():
     made = answers.pictures(network, [0, 1, 1], [3, 3, 4], CARD)
     assert made.dtype == np.uint8
     for pixels, (seed, label) in zip(made, [(3, 0), (3, 1), (4, 1)], strict=True):

@@ -7,8 +7,7 @@ Making one begins with noise alone, and hands what it took for picture and noise
 noise, STEPS times.
 
 Source: Ho et al., Denoising diffusion probabilistic models, 2020; Salimans and Ho, Progressive distillation for fast
-sampling of diffusion models, 2022, for the velocity that is predicted; Song et al., Denoising diffusion implicit
-models, 2021, for the steps.
+sampling of diffusion models, 2022, for the velocity that is predicted. The steps are those of answers/generation.py.
 """
 
 from typing import Any
