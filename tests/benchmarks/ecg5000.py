@@ -13,6 +13,7 @@ on resampled data are not independent, so that their variance is multiplied by 1
 
 import argparse
 import csv
+import os
 import subprocess
 import sys
 import tempfile
@@ -100,6 +101,7 @@ def _product(
         np.savetxt(data / "ECG5000_TRAIN.txt", train)
         np.savetxt(data / "ECG5000_TEST.txt", test)
         project.env |= {"MEDLOOP_DATA": str(data), "MEDLOOP_STATE": str(Path(folder) / "state")}
+        project.env |= {name: os.environ[name] for name in ("MEDLOOP_STATE", "MEDLOOP_KEY_FILE") if name in os.environ}
         classes = {str(number): name for number, name in enumerate(names)}
         given = [*SETTINGS, f"train.architectures=[{architecture}]", f"ingest.options.ucr.classes={classes}", *settings]
         _split(project, given)

@@ -3,6 +3,7 @@
     python tests/benchmarks/rows.py breastmnist resnet --leaks report --seeds 0 1 2
 
 A row that is in tests/benchmarks/results.csv already is skipped, so that a run that was cut off goes on where it was.
+Profiles read what lies in the folder data, and what is read by name below $MEDLOOP_DATA.
 Each run opens the test set: settle everything on validation data before. `openings` is what the ledger of this machine
 (`$MEDLOOP_STATE`, else .medloop here) says of the test set, this opening among them. Rivals that the task fits beside a
 network (ridge regression, an elastic net, ...) have rows of their own. After several seeds a row `mean` follows: the
@@ -80,13 +81,14 @@ def main() -> None:
     options.add_argument("--leaks", default="drop", choices=["drop", "report"])
     options.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     options.add_argument("--set", action="append", default=[], help="KEY=VALUE, for an ablation")
+    options.add_argument("--hardware", default=_hardware(), help="where another machine trained part of the way")
     asked = options.parse_args()
     commands = [command(asked, seed) for seed in asked.seeds]
     for seed, each in zip(asked.seeds, commands, strict=True):
         if each in {row["command"] for row in rows()}:
             print(f"is there: {each}")
         else:
-            append(_run(each, seed))
+            append(_run(each, seed, asked.hardware))
     together = command(asked, ",".join(map(str, asked.seeds)))
     if len(commands) > 1 and together not in {row["command"] for row in rows()}:
         append(_mean([_kept(each) for each in commands], together))
@@ -119,13 +121,17 @@ def append(added: list[dict[str, Any]]) -> None:
         print(*(f"{key} {row[key]}" for key in COLUMNS[:9]), sep=", ", flush=True)
 
 
-def _run(command: str, seed: int) -> list[dict[str, Any]]:
+def _run(command: str, seed: int, hardware: str) -> list[dict[str, Any]]:
     """Run a command in a copy of this project, keep what it said of the test set, and return its rows."""
     kept = _kept(command)
     with tempfile.TemporaryDirectory() as folder:
         project = Project(Path(folder))
         state = Path(os.environ.get("MEDLOOP_STATE") or ROOT / ".medloop").absolute()
         project.env |= {"MEDLOOP_STATE": str(state), "MEDLOOP_DATA": os.environ.get("MEDLOOP_DATA", _shared())}
+        project.env |= {name: os.environ[name] for name in ("MEDLOOP_KEY_FILE",) if name in os.environ}
+        for found in (ROOT / "data").iterdir():
+            if not (project.folder / "data" / found.name).exists():
+                (project.folder / "data" / found.name).symlink_to(found.resolve())
         begin = time.perf_counter()
         project.run(*shlex.split(command), timeout=6 * 3600)
         seconds = time.perf_counter() - begin
@@ -144,7 +150,7 @@ def _run(command: str, seed: int) -> list[dict[str, Any]]:
         "openings": metrics["openings"],
         "command": command,
         "seconds": round(seconds),
-        "hardware": _hardware(),
+        "hardware": hardware,
     }
     said = {card["architecture"]: metrics["test"], **metrics.get("floors", {})}
     found = [
