@@ -1,11 +1,13 @@
 """Training throughput through the product, against plain `model.fit(x, y, batch_size=32)` on TensorFlow.
 
 Both train the same architecture on the same images of 28x28 (12,800, or 1,600 for the larger networks), 10 classes,
-without augmentation; networks that give maps or boxes train on images of 128x128, 64 with a mask or 256 with five
-boxes, by the product's loss. The product also normalises, weights classes, scores 512 validation images (16 of those)
-and writes a checkpoint after every epoch. Each runs in a process of its own, epoch by epoch in turn. Prints seconds
-an epoch and the ratio of medians, without the first epoch, in which both compile, and of all epochs together. With
---backends the product trains on TensorFlow and on JAX too, in the same turns: `auto` should be the faster of the two.
+without augmentation. `lstm-10x1` and `attention-10x1` are the tutorial's own, for ten values; networks for sequences
+see 140 values, those for volumes 64 of 28x28x28; networks that give maps or boxes train on images of 128x128, 64 with a
+mask or 256 with five boxes, by the product's loss. The product also normalises, weights classes, scores 512 validation
+samples (16 of images with masks or boxes and of volumes) and writes a checkpoint after every epoch. Each runs in a
+process of its own, epoch by epoch in turn. Prints seconds an epoch and the ratio of medians, without the first epoch,
+in which both compile, and of all epochs together. With --backends the product trains on TensorFlow and on JAX too, in
+the same turns: `auto` should be the faster of the two.
 
     python tests/benchmarks/bench_train.py [--backends] [ARCHITECTURE ...]
 """
@@ -22,7 +24,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from medloop import params
-from medloop.kinds import image
+from medloop.kinds import image, sequence, volume
 from medloop.training import backend, data
 
 BATCH, CLASSES, EPOCHS = 32, 10, 7
@@ -30,14 +32,22 @@ DRAWN = {  # others classify
     **dict.fromkeys(("unet", "attention_unet"), "segmentation"),
     **dict.fromkeys(("fcos", "retinanet"), "detection"),
 }
-SHAPES = {"lstm-10x1": (10, 1, 1), **dict.fromkeys(DRAWN, (128, 128, 1))}  # others: 28x28
+TUTORIAL, SEQUENCES, VOLUMES = ("lstm-10x1", "attention-10x1"), ("resnet1d", "transformer1d"), ("resnet3d", "cnn3d")
+SHAPES: dict[str, tuple[int, ...]] = {  # others: 28x28
+    **dict.fromkeys(TUTORIAL, (10, 1)),
+    **dict.fromkeys(SEQUENCES, (140, 1)),
+    **dict.fromkeys(VOLUMES, (28, 28, 28, 1)),
+    **dict.fromkeys(DRAWN, (128, 128, 1)),
+}
+KINDS = {2: sequence, 3: image, 4: volume}  # by the axes of a sample
 IMAGES = {
-    **dict.fromkeys(("cnn", "lstm", "lstm-10x1", "attention"), 12_800),
-    **dict.fromkeys(("resnet", "densenet", "convnext", "vit"), 1600),
+    **dict.fromkeys(("cnn", "lstm", "attention", *TUTORIAL), 12_800),
+    **dict.fromkeys(("resnet", "densenet", "convnext", "vit", *SEQUENCES), 1600),
+    **dict.fromkeys(VOLUMES, 64),
     **{name: 64 if task == "segmentation" else 256 for name, task in DRAWN.items()},
 }
-VALIDATION = {name: 16 if name in DRAWN else 512 for name in IMAGES}
-HYPER: dict[str, dict[str, str]] = {"lstm-10x1": {"activation": "relu"}}  # the tutorial's LSTM(50, relu) on ten values
+VALIDATION = {name: 16 if name in (*DRAWN, *VOLUMES) else 512 for name in IMAGES}
+HYPER: dict[str, dict[str, str]] = {name: {"activation": "relu"} for name in TUTORIAL}
 
 
 def main() -> None:
@@ -84,8 +94,10 @@ def _work(way: str, name: str) -> None:
     """Train one epoch for each line on stdin, and answer with its seconds."""
     random = np.random.default_rng(0)
     shape, count = SHAPES.get(name, (28, 28, 1)), IMAGES[name] + VALIDATION[name]
-    images = random.integers(0, 256, (count, *shape), dtype=np.uint8)
+    images: np.ndarray = random.integers(0, 256, (count, *shape), dtype=np.uint8)
+    images = images.astype(np.float32) / 255 if len(shape) == 2 else images
     task = DRAWN.get(name, "classification")
+    labels: np.ndarray
     if task == "segmentation":
         labels, outputs = (images[..., 0] > 128).astype(np.uint8), 2
     elif task == "detection":
@@ -93,7 +105,7 @@ def _work(way: str, name: str) -> None:
         labels = np.concatenate([corner, corner + size, np.ones((count, 5, 1))], axis=-1).astype(np.float32)
         outputs = 1
     else:
-        labels, outputs = random.integers(0, CLASSES, count).astype(np.int32), CLASSES
+        labels, outputs = np.arange(count, dtype=np.int32) % CLASSES, CLASSES
     split = [(images[part], labels[part]) for part in (slice(IMAGES[name]), slice(IMAGES[name], None))]
     train = _plain if way == "plain" else functools.partial(_product, way)
     train(name.partition("-")[0], HYPER.get(name, {}), task, outputs, *split)
@@ -118,9 +130,10 @@ def _plain(
     if task != "classification":
         loss = plugins.load(tasks, task).loss(params.Train(architectures=(architecture,)))
     model.compile(optimizer="adam", loss=loss, metrics=["accuracy"] if task == "classification" else [])
-    x = images.astype("float32") / 255
+    x = images.astype("float32") / (1 if images.dtype == np.float32 else 255)
+    given = [x] * len(model.inputs) if len(model.inputs) > 1 else x
     for start in _turns():
-        model.fit(x, labels, batch_size=BATCH, verbose=0)
+        model.fit(given, labels, batch_size=BATCH, verbose=0)
         print(time.perf_counter() - start, flush=True)
 
 
@@ -147,13 +160,14 @@ def _product(
     from medloop import plugins, tasks
     from medloop.training import checkpoint, fitting, network
 
+    kind = KINDS[train[0].ndim - 1]
     classes = [str(i) for i in range(CLASSES if task == "classification" else 1)]
     arrays = data.Arrays(
         {"input_shape": train[0].shape[1:], "classes": classes},
-        data.Split(*train, None, image),
-        data.Split(*val, None, image),
+        data.Split(*train, None, kind),
+        data.Split(*val, None, kind),
     )
-    spec = network.Spec(architecture, arrays.shape, outputs, hyper, {"kind": "image"})
+    spec = network.Spec(architecture, arrays.shape, outputs, hyper, {"kind": "image"}, dtype=train[0].dtype.name)
     turns = _turns()
 
     class Answer:
