@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from medloop import box_losses, pyramid
+from medloop.networks import box_losses, pyramid
 
 KIND = "convolution"
 GIVES = "boxes"

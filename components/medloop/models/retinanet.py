@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from medloop import pyramid
+from medloop.networks import pyramid
 
 KIND = "convolution"
 GIVES = "boxes"

@@ -54,7 +54,7 @@ def loss(section: params.Train | None = None) -> Any:
     Raises:
         Refused: a parameter asks for what only one class an image knows.
     """
-    from medloop import box_losses
+    from medloop.networks import box_losses
 
     section = section or params.Train()
     plain = {"mixup": 0, "sampling": "natural", "label_smoothing": 0}

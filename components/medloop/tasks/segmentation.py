@@ -58,7 +58,7 @@ def loss(section: params.Train | None = None) -> Any:
     Raises:
         Refused: a parameter asks for what only one class an image knows.
     """
-    from medloop import losses
+    from medloop.networks import losses
 
     section = section or params.Train()
     plain = {"mixup": 0, "sampling": "natural"}

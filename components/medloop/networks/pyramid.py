@@ -13,7 +13,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from medloop import box_losses
+from medloop.networks import box_losses
 
 MOMENTUM = 0.9  # of the normalisation's statistics: a small data set has few steps
 
