@@ -68,3 +68,12 @@ def test_a_checkpoint_belongs_to_what_its_own_network_is_built_of(task, architec
     code = stage._code(params.Base(task=task), params.Train(architectures=(architecture,)))
     assert {name for name in ("blocks", "pyramid") if f"networks/{name}.py" in code} == built_of
     assert f"models/{architecture}.py" in code
+
+
+def test_a_checkpoint_of_a_network_that_makes_images_belongs_to_what_judges_them_too():
+    code = stage._code(params.Base(task="generation"), params.Train(architectures=("vae",)))
+    assert {name for name in code if name.startswith("models/")} == {
+        "models/__init__.py",
+        "models/vae.py",
+        "models/cnn.py",
+    }
