@@ -47,17 +47,38 @@ def shared_data() -> Path:
     return folder
 
 
+def _at_home(patch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Keep keys, checkpoints, the ledger and the tracking store in a folder."""
+    patch.setenv("MEDLOOP_KEY_FILE", str(folder / "pseudonym.key"))
+    patch.setenv("MEDLOOP_STATE", str(folder / "state"))
+    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+
+
 @pytest.fixture(autouse=True)
 def own_state(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Keep keys, checkpoints, the ledger and the tracking store of each test apart from the user's."""
+    """Keep what each test leaves apart from the user's."""
     folder = tmp_path_factory.mktemp("state")
-    monkeypatch.setenv("MEDLOOP_KEY_FILE", str(folder / "pseudonym.key"))
-    monkeypatch.setenv("MEDLOOP_STATE", str(folder / "state"))
-    if "mlflow" in sys.modules:  # it remembers the address that the last test used
+    _at_home(monkeypatch, folder)
+    if "mlflow" in sys.modules:  # it remembers the address of the last test; to forget it also unsets the variable
         sys.modules["mlflow"].set_tracking_uri(None)
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
+        _at_home(monkeypatch, folder)
     monkeypatch.setenv("TF_CPP_MIN_LOG_LEVEL", "3")
     return folder
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder for the loop of a module, whose fixtures keep there what `own_state` keeps for a test."""
+    folder = tmp_path_factory.mktemp("loop")
+    with pytest.MonkeyPatch.context() as patch:
+        _at_home(patch, folder)
+        yield folder
+
+
+@pytest.fixture
+def at_store(store: Path, own_state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a test go on where the loop of its module is kept."""
+    _at_home(monkeypatch, store)
 
 
 @pytest.fixture(autouse=True)

@@ -12,19 +12,18 @@ import pytest
 import box_images
 import support
 from box_images import CLASSES
+from loops import Loop
 from medloop import manifest, params
 from medloop.answers import detection as answers
 from medloop.errors import Refused
 from medloop.evaluation.boxes import TestSet
 from medloop.operations import scoring
 from medloop.operations.predict import predict
-from medloop.stages.evaluate import evaluate
-from medloop.stages.ingest import ingest
 from medloop.stages.preprocess import preprocess
-from medloop.stages.register import register
 from medloop.stages.train import train
-from medloop.stages.validate import validate
 from medloop.tasks import detection as task
+
+pytestmark = pytest.mark.usefixtures("at_store")
 
 BASE = params.Base(task="detection", dataset="shapes")
 SIZE = (48, 40)  # of the images
@@ -44,85 +43,27 @@ def section(epochs=10, architecture="fcos", **changed):
 WINDOWED = section(3, "retinanet")
 
 
-def prepared(folder, wanted, name):
-    paths = {"samples": folder / "samples", "validation": folder / "validation"}
-    return preprocess(BASE, wanted, **paths, arrays=folder / f"{name}/arrays", holdout=folder / f"{name}/holdout")
-
-
-def judged(folder, name, *architectures):
-    return evaluate(
-        BASE,
-        EVALUATE,
-        models={each: folder / name / each for each in architectures},
-        holdout=folder / name / "holdout",
-        validation=folder / "validation",
-        evaluation=folder / name / "evaluation",
-    )
-
-
-def registered(folder, name, *architectures):
-    found = register(
-        BASE,
-        params.Register(),
-        models={each: folder / name / each for each in architectures},
-        validation=folder / "validation",
-        evaluation=folder / name / "evaluation",
-    )
-    return found["version"]
-
-
-def at_home(patch, folder):
-    patch.setenv("MEDLOOP_KEY_FILE", str(folder / "key"))
-    patch.setenv("MEDLOOP_STATE", str(folder / "state"))
-    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return tmp_path_factory.mktemp("loop")
-
-
-@pytest.fixture(autouse=True)
-def _same_store(store, own_state, monkeypatch):
-    at_home(monkeypatch, store)
-
-
 @pytest.fixture(scope="module")
 def loop(store):
     """The folder of a loop up to the evaluation, its metrics, and its version, which is champion."""
-    with pytest.MonkeyPatch.context() as patch:
-        at_home(patch, store)
-        return _looped(store)
-
-
-def _looped(store):
-    from medloop.operations.promote import promote
-
     box_images.write(store / "source", SIZE, SPLITS, 3)
-    options = {"coco": {"masks": False, "patients": "patients.csv"}}
-    ingest(BASE, params.Ingest(source="coco", root=store / "source", options=options), samples=store / "samples")
-    checked = validate(
-        BASE, params.Validate(min_samples_per_class=2), samples=store / "samples", validation=store / "validation"
-    )
-    assert checked["success"], checked
-    about = prepared(store, PREPROCESS, "resize")
-    train(BASE, section(), arrays=store / "resize/arrays", model=store / "resize/fcos")
-    metrics = judged(store, "resize", "fcos")
-    version = registered(store, "resize", "fcos")
-    decision = promote(BASE, RULE, version=version, samples=store / "samples")
-    assert decision.ok, decision.reason
+    options, made = {"coco": {"masks": False, "patients": "patients.csv"}}, Loop(store, BASE)
+    source = params.Ingest(source="coco", root=store / "source", options=options)
+    made.checked(source, params.Validate(min_samples_per_class=2))
+    about = made.prepared("resize", PREPROCESS)
+    made.trained("resize", section())
+    metrics, version = made.judged("resize", EVALUATE, "fcos")
+    made.promoted(RULE, version)
     return SimpleNamespace(folder=store, about=about, metrics=metrics, version=version)
 
 
 @pytest.fixture(scope="module")
 def sliding(loop):
     """A challenger that takes images in windows."""
-    with pytest.MonkeyPatch.context() as patch:
-        at_home(patch, loop.folder)
-        about = prepared(loop.folder, SLIDE, "slide")
-        train(BASE, WINDOWED, arrays=loop.folder / "slide/arrays", model=loop.folder / "slide/retinanet")
-        metrics = judged(loop.folder, "slide", "retinanet")
-        version = registered(loop.folder, "slide", "retinanet")
+    made = Loop(loop.folder, BASE)
+    about = made.prepared("slide", SLIDE)
+    made.trained("slide", WINDOWED)
+    metrics, version = made.judged("slide", EVALUATE, "retinanet")
     return SimpleNamespace(folder=loop.folder, about=about, metrics=metrics, version=version)
 
 
@@ -172,7 +113,7 @@ def test_the_same_data_and_parameters_give_the_same_bytes(sliding, tmp_path):
     train(BASE, WINDOWED, arrays=sliding.folder / "slide/arrays", model=tmp_path / "retinanet")
     for name in ("model.keras", "model.onnx", "validation.parquet", "card.json"):
         assert (tmp_path / "retinanet" / name).read_bytes() == (
-            sliding.folder / "slide/retinanet" / name
+            sliding.folder / "slide/models/retinanet" / name
         ).read_bytes(), name
 
 

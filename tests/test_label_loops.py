@@ -73,36 +73,29 @@ def prepared(base, folder):
 
 
 @pytest.fixture(scope="module", params=["multilabel", "ordinal"])
-def loop(request, tmp_path_factory):
+def loop(request, store):
     """The folder of a whole loop, up to the evaluation."""
-    folder, base = tmp_path_factory.mktemp("loop"), params.Base(task=request.param, dataset="squares")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MEDLOOP_KEY_FILE", str(folder / "key"))
-        patch.setenv("MEDLOOP_STATE", str(folder / "state"))
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        write(folder / "data", request.param)
-        ingested(base, folder)
-        least = params.Validate(min_samples_per_class=0 if request.param == "multilabel" else 5)
-        validate(base, least, samples=folder / "samples", validation=folder / "validation")
-        prepared(base, folder)
-        train(base, TRAIN, arrays=folder / "arrays", model=folder / "models/cnn")
-        metrics = evaluate(
-            base,
-            params.Evaluate(resamples=200),
-            models={"cnn": folder / "models/cnn"},
-            **{name: folder / name for name in ("holdout", "validation", "evaluation")},
-        )
+    folder, base = store / request.param, params.Base(task=request.param, dataset="squares")
+    write(folder / "data", request.param)
+    ingested(base, folder)
+    least = params.Validate(min_samples_per_class=0 if request.param == "multilabel" else 5)
+    validate(base, least, samples=folder / "samples", validation=folder / "validation")
+    prepared(base, folder)
+    train(base, TRAIN, arrays=folder / "arrays", model=folder / "models/cnn")
+    metrics = evaluate(
+        base,
+        params.Evaluate(resamples=200),
+        models={"cnn": folder / "models/cnn"},
+        **{name: folder / name for name in ("holdout", "validation", "evaluation")},
+    )
     return SimpleNamespace(folder=folder, base=base, metrics=metrics, task=plugins.load(tasks, request.param))
 
 
 @pytest.fixture
-def champion(loop, monkeypatch):
+def champion(loop, at_store):
     """The loop's version, registered and promoted in the store of the loop."""
     from medloop.operations.promote import promote
 
-    monkeypatch.setenv("MEDLOOP_KEY_FILE", str(loop.folder / "key"))
-    monkeypatch.setenv("MEDLOOP_STATE", str(loop.folder / "state"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{loop.folder}/mlflow.db")
     found = register(
         loop.base,
         params.Register(),

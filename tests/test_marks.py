@@ -10,7 +10,7 @@ import pydicom
 import pytest
 
 import support
-from medloop import imaging, manifest, marks, params, plugins, sources
+from medloop import drawing, imaging, manifest, marks, params, plugins, sources
 from medloop.answers import generation as answers
 from medloop.errors import Refused
 from medloop.kinds import image
@@ -110,9 +110,22 @@ def test_a_dicom_file_carries_both_marks_and_names_nobody():
 @pytest.mark.parametrize("name", plugins.names(sources))
 def test_every_source_that_reads_image_files_looks_for_the_text(name):
     text = (support.ROOT / f"components/medloop/sources/{name}.py").read_text()
-    reads = "imaging.decode_" in text and name != "phantom"  # which reads no file
-    assert reads == (name in READ_FILES)
-    assert ("marks.in_file(content)" in text) == reads
+    decodes = "imaging.decode_" in text and name != "phantom"  # which reads no file
+    assert ("marks.in_file(content)" in text) == decodes
+    assert (decodes or "drawing.opened(" in text) == (name in READ_FILES)
+
+
+def test_what_opens_images_that_were_drawn_on_looks_for_the_text_and_refuses_dicom(tmp_path):
+    path = tmp_path / "image"
+    path.write_bytes(made())
+    pixels, bits, synthetic = drawing.opened(path)
+    np.testing.assert_array_equal(pixels, shown(made()))
+    assert (bits, synthetic) == (8, True)
+    path.write_bytes(cv2.imencode(".png", picture())[1].tobytes())
+    assert not drawing.opened(path)[2]
+    path.write_bytes(marks.dicom(made(), {"label": "a", "seed": 7, "model": "m", "version": "1"}))
+    with pytest.raises(imaging.Unreadable, match="its header may name people, use the source dicom_seg"):
+        drawing.opened(path)
 
 
 def tree(root, splits=(20, 8, 8)):

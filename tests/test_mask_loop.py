@@ -14,18 +14,15 @@ import pytest
 
 import maps
 import support
+from loops import Loop
 from medloop import manifest, overlap, params
 from medloop.errors import Refused
 from medloop.evaluation.maps import TestSet
 from medloop.operations import scoring
 from medloop.operations.predict import predict
-from medloop.stages.evaluate import evaluate
-from medloop.stages.ingest import ingest
-from medloop.stages.preprocess import preprocess
-from medloop.stages.register import register
-from medloop.stages.train import train
-from medloop.stages.validate import validate
 from medloop.tasks import segmentation as task
+
+pytestmark = pytest.mark.usefixtures("at_store")
 
 BASE = params.Base(task="segmentation", dataset="discs")
 SIZE = (48, 40)  # of the images; the networks take less
@@ -57,91 +54,28 @@ def write_source(root):
         csv.writer(file).writerows([("path", "patient_id", "split"), *rows])
 
 
-def prepared(folder, wanted, name):
-    paths = {"samples": folder / "samples", "validation": folder / "validation"}
-    return preprocess(BASE, wanted, **paths, arrays=folder / f"{name}/arrays", holdout=folder / f"{name}/holdout")
-
-
-def judged(folder, name):
-    return evaluate(
-        BASE,
-        EVALUATE,
-        models={"unet": folder / name / "unet"},
-        holdout=folder / name / "holdout",
-        validation=folder / "validation",
-        evaluation=folder / name / "evaluation",
-    )
-
-
-def at_home(patch, folder):
-    patch.setenv("MEDLOOP_KEY_FILE", str(folder / "key"))
-    patch.setenv("MEDLOOP_STATE", str(folder / "state"))
-    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return tmp_path_factory.mktemp("loop")
-
-
-@pytest.fixture(autouse=True)
-def _same_store(store, own_state, monkeypatch):
-    at_home(monkeypatch, store)
-
-
 @pytest.fixture(scope="module")
 def loop(store):
     """The folder of a loop up to the evaluation, its metrics, and its version, which is champion."""
-    with pytest.MonkeyPatch.context() as patch:
-        at_home(patch, store)
-        return _looped(store)
-
-
-def _looped(store):
-    from medloop.operations.promote import promote
-
     write_source(store / "source")
-    options = {"masks": {"classes": ["disc"], "numbered": True, "patients": "patients.csv"}}
-    ingest(BASE, params.Ingest(source="masks", root=store / "source", options=options), samples=store / "samples")
-    checked = validate(
-        BASE, params.Validate(min_samples_per_class=2), samples=store / "samples", validation=store / "validation"
-    )
-    assert checked["success"], checked
-    prepared(store, PREPROCESS, "resize")
-    train(BASE, section(), arrays=store / "resize/arrays", model=store / "resize/unet")
-    metrics = judged(store, "resize")
-    found = register(
-        BASE,
-        params.Register(),
-        models={"unet": store / "resize/unet"},
-        validation=store / "validation",
-        evaluation=store / "resize/evaluation",
-    )
-    decision = promote(BASE, RULE, version=found["version"], samples=store / "samples")
-    assert decision.ok, decision.reason
-    return SimpleNamespace(folder=store, metrics=metrics, version=found["version"])
+    options, made = {"masks": {"classes": ["disc"], "numbered": True, "patients": "patients.csv"}}, Loop(store, BASE)
+    source = params.Ingest(source="masks", root=store / "source", options=options)
+    made.checked(source, params.Validate(min_samples_per_class=2))
+    made.prepared("resize", PREPROCESS)
+    made.trained("resize", section())
+    metrics, version = made.judged("resize", EVALUATE, "unet")
+    made.promoted(RULE, version)
+    return SimpleNamespace(folder=store, metrics=metrics, version=version)
 
 
 @pytest.fixture(scope="module")
 def sliding(loop):
     """A challenger that takes images in windows."""
-    with pytest.MonkeyPatch.context() as patch:
-        at_home(patch, loop.folder)
-        return _challenged(loop.folder)
-
-
-def _challenged(folder):
-    about = prepared(folder, SLIDE, "slide")
-    train(BASE, section(8), arrays=folder / "slide/arrays", model=folder / "slide/unet")
-    metrics = judged(folder, "slide")
-    found = register(
-        BASE,
-        params.Register(),
-        models={"unet": folder / "slide/unet"},
-        validation=folder / "validation",
-        evaluation=folder / "slide/evaluation",
-    )
-    return SimpleNamespace(folder=folder, about=about, metrics=metrics, version=found["version"])
+    made = Loop(loop.folder, BASE)
+    about = made.prepared("slide", SLIDE)
+    made.trained("slide", section(8))
+    metrics, version = made.judged("slide", EVALUATE, "unet")
+    return SimpleNamespace(folder=loop.folder, about=about, metrics=metrics, version=version)
 
 
 def truths(folder, split="test"):

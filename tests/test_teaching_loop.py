@@ -10,22 +10,21 @@ import pandas as pd
 import pydicom
 import pytest
 
+from loops import Loop
 from medloop import imaging, kubeflow, marks, params, study
 from medloop.errors import Refused
 from medloop.operations import scoring
 from medloop.operations.generate import generate
 from medloop.operations.predict import predict
-from medloop.stages.evaluate import evaluate
 from medloop.stages.ingest import ingest
-from medloop.stages.preprocess import preprocess
-from medloop.stages.register import register
-from medloop.stages.train import train
-from medloop.stages.validate import validate
 from medloop.tasks import generation as task
+
+pytestmark = pytest.mark.usefixtures("at_store")
 
 BASE = params.Base(task="generation", dataset="toys")
 RULE = params.Promote(max_kid_ratio=100, max_near=1, margin=0.5, min_samples=5, min_per_class=2, resamples=200)
 HYPER = {"vae": {"filters": [8], "latent": 4}, "diffusion": {"filters": [8, 8]}}
+EVALUATE = params.Evaluate(resamples=200, worst_errors=3)
 COUNTS = {"train": 40, "val": 16, "test": 20}
 
 
@@ -48,61 +47,30 @@ def write_source(root):
             cv2.imwrite(str(folder / f"Canarybird {number}.png"), toy(label, random))
 
 
-def at_home(patch, folder):
-    patch.setenv("MEDLOOP_KEY_FILE", str(folder / "key"))
-    patch.setenv("MEDLOOP_STATE", str(folder / "state"))
-    patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory):
-    return tmp_path_factory.mktemp("loop")
-
-
-@pytest.fixture(autouse=True)
-def _same_store(store, own_state, monkeypatch):
-    at_home(monkeypatch, store)
-
-
 def section(architecture, epochs=5, **changed):
     return params.Train(
         architectures=(architecture,), epochs=epochs, batch_size=8, learning_rate=0.005, hyper=HYPER, ema=0.9, **changed
     )
 
 
-def ingested(root, samples, **changed):
-    options = {"folder": {"split_folders": True}}
-    return ingest(BASE, params.Ingest(source="folder", root=root, options=options, **changed), samples=samples)
+def source(root, **changed):
+    return params.Ingest(source="folder", root=root, options={"folder": {"split_folders": True}}, **changed)
 
 
 @pytest.fixture(scope="module")
 def loop(store):
     """The folder of a loop with both architectures up to the evaluation, and its version, which is champion."""
-    from medloop.operations.promote import promote
-
+    write_source(store / "source")
+    made = Loop(store, BASE)
     with pytest.MonkeyPatch.context() as patch:
-        at_home(patch, store)
         patch.setattr(study, "EPOCHS", 6)
-        write_source(store / "source")
-        ingested(store / "source", store / "samples")
-        checked = validate(BASE, params.Validate(), samples=store / "samples", validation=store / "validation")
-        assert checked["success"], checked
-        paths = {"samples": store / "samples", "validation": store / "validation"}
-        wanted = params.Preprocess(size_px=(28, 28))
-        preprocess(BASE, wanted, **paths, arrays=store / "arrays", holdout=store / "holdout")
-        models = {name: store / "models" / name for name in HYPER}
-        scores = {name: train(BASE, section(name), arrays=store / "arrays", model=models[name]) for name in models}
-        metrics, version = judged(store, models)
-        decision = promote(BASE, RULE, version=version, samples=store / "samples")
-        assert decision.ok, decision.reason
+        made.checked(source(store / "source"), params.Validate())
+        made.prepared("", params.Preprocess(size_px=(28, 28)))
+        scores = {name: made.trained("", section(name)) for name in HYPER}
+        metrics, version = made.judged("", EVALUATE, *HYPER)
+        made.promoted(RULE, version)
+    models = {name: made.model("", name) for name in HYPER}
     return SimpleNamespace(folder=store, models=models, scores=scores, metrics=metrics, version=version)
-
-
-def judged(folder, models, name="evaluation"):
-    made = {"validation": folder / "validation", "evaluation": folder / name}
-    section = params.Evaluate(resamples=200, worst_errors=3)
-    metrics = evaluate(BASE, section, models=models, holdout=folder / "holdout", **made)
-    return metrics, register(BASE, params.Register(), models=models, **made)["version"]
 
 
 def test_all_of_it_is_measured_with_intervals(loop):
@@ -221,7 +189,7 @@ def test_what_was_generated_cannot_become_test_data(loop, tmp_path):
     write_source(root)
     (root / "test/disc/real, surely.png").write_bytes(next((tmp_path / "out").glob("*.png")).read_bytes())
     with pytest.raises(Refused, match=r"synthetic images may stand in train alone.*1 of 77"):
-        ingested(root, tmp_path / "samples", workers=1)
+        ingest(BASE, source(root, workers=1), samples=tmp_path / "samples")
 
 
 def test_what_was_evaluated_is_what_the_served_model_makes(loop):
@@ -239,7 +207,7 @@ def test_a_challenger_is_compared_with_the_champion_by_one_judge(loop):
     from medloop.operations.promote import promote
 
     other = max(HYPER, key=lambda name: loop.scores[name]["kid"])
-    metrics, version = judged(loop.folder, {other: loop.models[other]}, "other")
+    metrics, version = Loop(loop.folder, BASE).judged("", EVALUATE, other, name="other")
     decision = promote(BASE, RULE, version=version, samples=loop.folder / "samples", move=False)
     assert f"better (lower) than champion version {loop.version}" in decision.reason
     assert "one-sided 95% lower bound" in decision.reason

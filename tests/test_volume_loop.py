@@ -57,37 +57,29 @@ def prepared(folder, section=PREPROCESS):
 
 
 @pytest.fixture(scope="module")
-def loop(tmp_path_factory):
+def loop(store):
     """The folder of a whole loop, up to the evaluation."""
-    folder = tmp_path_factory.mktemp("loop")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MEDLOOP_KEY_FILE", str(folder / "key"))
-        patch.setenv("MEDLOOP_STATE", str(folder / "state"))
-        patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
-        scans.folder(folder / "scans")
-        report = ingested(folder)
-        checks = validated(folder)
-        about = prepared(folder)
-        train(BASE, TRAIN, arrays=folder / "arrays", model=folder / "models/cnn3d")
-        metrics = evaluate(
-            BASE,
-            params.Evaluate(resamples=200),
-            models={"cnn3d": folder / "models/cnn3d"},
-            holdout=folder / "holdout",
-            validation=folder / "validation",
-            evaluation=folder / "evaluation",
-        )
-    return SimpleNamespace(folder=folder, report=report, checks=checks, about=about, metrics=metrics)
+    scans.folder(store / "scans")
+    report = ingested(store)
+    checks = validated(store)
+    about = prepared(store)
+    train(BASE, TRAIN, arrays=store / "arrays", model=store / "models/cnn3d")
+    metrics = evaluate(
+        BASE,
+        params.Evaluate(resamples=200),
+        models={"cnn3d": store / "models/cnn3d"},
+        holdout=store / "holdout",
+        validation=store / "validation",
+        evaluation=store / "evaluation",
+    )
+    return SimpleNamespace(folder=store, report=report, checks=checks, about=about, metrics=metrics)
 
 
 @pytest.fixture
-def champion(loop, monkeypatch):
+def champion(loop, at_store):
     """The loop's version, registered and promoted in the store of the loop."""
     from medloop.operations.promote import promote
 
-    monkeypatch.setenv("MEDLOOP_KEY_FILE", str(loop.folder / "key"))
-    monkeypatch.setenv("MEDLOOP_STATE", str(loop.folder / "state"))
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{loop.folder}/mlflow.db")
     found = register(
         BASE,
         params.Register(),

@@ -11,11 +11,12 @@ from typing import Any
 import cv2
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+from pydicom.uid import generate_uid
 
-from medloop import masks
+from medloop import referring
 from medloop.errors import Refused
-from medloop.masks import COLOURS, OWN_CODES, Code
+from medloop.masks import COLOURS
+from medloop.referring import OWN_CODES, Code
 
 REPORT = "a DICOM structured report"
 SCORE = ("score", OWN_CODES, "Score of the detection")
@@ -100,25 +101,42 @@ def dicom_sr(
         Refused: there is no detection, or the image lacks what a report must say of it.
     """
     from highdicom import sr  # only who writes reports pays for its import
-    from highdicom.sr.coding import CodedConcept
 
     if not len(rows):
         raise Refused(f"no box makes no {REPORT.removeprefix('a ')}: it must have a measurement")
-    told = masks.told_of(source, pseudonym, REPORT)
-    own = {name: (f"class{place}", OWN_CODES, name) for place, name in enumerate(classes, 1)} | dict(codes or {})
+    told = referring.told_of(source, pseudonym, REPORT)
     entropy = [str(source.SOPInstanceUID), str(frame), model, version, *classes]
     entropy.append(hashlib.sha256(np.ascontiguousarray(rows, np.float64).tobytes()).hexdigest())
-    frames = None if frame is None else [frame + 1]
-    image = sr.SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID, frames)
+    image = sr.SourceImageForRegion(source.SOPClassUID, source.SOPInstanceUID, None if frame is None else [frame + 1])
+    own = referring.codes_of(classes, codes)
+    findings = [own[classes[int(kind) - 1]] for kind in rows[:, 5]]
+    content = _content(image, rows, findings, model, version, entropy)
+    with referring.complete(REPORT):
+        found = sr.ComprehensiveSR(
+            evidence=[told],
+            content=content,
+            is_complete=True,
+            **referring.instance(f"Detection by {model}", 9001, entropy),
+        )
+    return referring.file_of(found, source)
+
+
+def _content(
+    image: Any, rows: np.ndarray, findings: Sequence[Code], model: str, version: str, entropy: Sequence[str]
+) -> Any:
+    """Return what the report says of each detection (D, 6) in an image, of which class its finding has the code."""
+    from highdicom import sr
+    from highdicom.sr.coding import CodedConcept
+
     made_by = sr.AlgorithmIdentification(name=model, version=version)
     groups = []
-    for number, (x0, y0, x1, y1, score, kind) in enumerate(rows.tolist()):
+    for number, ((x0, y0, x1, y1, score, _), finding) in enumerate(zip(rows.tolist(), findings, strict=True)):
         corners = np.array([(x0, y0), (x1, y0), (x1, y1), (x0, y1), (x0, y0)])
         groups.append(
             sr.PlanarROIMeasurementsAndQualitativeEvaluations(
                 sr.TrackingIdentifier(generate_uid(entropy_srcs=[str(number), *entropy]), f"box {number + 1}"),
                 sr.ImageRegion(sr.GraphicTypeValues.POLYLINE, corners, image),
-                finding_type=CodedConcept(*own[classes[int(kind) - 1]]),
+                finding_type=CodedConcept(*finding),
                 algorithm_id=made_by,
                 measurements=[sr.Measurement(CodedConcept(*SCORE), round(score, 6), CodedConcept(*RATIO))],
             )
@@ -130,19 +148,4 @@ def dicom_sr(
     report = sr.MeasurementReport(
         sr.ObservationContext(observer_device_context=observer), CodedConcept(*PROCEDURE), imaging_measurements=groups
     )
-    try:
-        found = sr.ComprehensiveSR(
-            evidence=[told],
-            content=report[0],
-            series_instance_uid=generate_uid(entropy_srcs=["series", *entropy]),
-            series_number=9001,
-            sop_instance_uid=generate_uid(entropy_srcs=["instance", *entropy]),
-            instance_number=1,
-            manufacturer="medloop",
-            is_complete=True,
-            series_description=f"Detection by {model}",
-            transfer_syntax_uid=ExplicitVRLittleEndian,
-        )
-    except (AttributeError, KeyError, ValueError) as error:  # its text may quote the header
-        raise Refused(f"the image lacks what {REPORT} must say of it ({type(error).__name__})") from None
-    return masks.file_of(found, source)
+    return report[0]

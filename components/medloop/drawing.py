@@ -7,11 +7,12 @@ background, else the number of the object; a box x0, y0, x1, y1 in pixels, ends 
 import struct
 import zlib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-from medloop import imaging
+from medloop import imaging, marks
 from medloop.imaging import Unreadable
 
 Box = tuple[int, int, int, int]
@@ -19,6 +20,18 @@ Overlap = Literal["refuse", "smaller"]
 OVERLAP = "pixels of several objects: refuse the image, or give them to the smaller object"
 MOST = 2**16 - 1  # objects of one image
 PNG, PALETTE, GRAY = b"\x89PNG\r\n\x1a\n", 3, 0
+
+
+def opened(path: Path) -> tuple[np.ndarray, int, bool]:
+    """Return the pixels of an image that was drawn on, its bits in use, and whether it is marked as synthetic.
+
+    Raises:
+        Unreadable: no PNG, JPEG or TIFF file.
+    """
+    content = path.read_bytes()
+    if imaging.is_dicom(content):
+        raise Unreadable("a DICOM file: its header may name people, use the source dicom_seg")
+    return *imaging.decode_image(content), marks.in_file(content)
 
 
 def decoded(content: bytes) -> np.ndarray:

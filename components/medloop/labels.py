@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Annotated
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from medloop import manifest, privacy
 from medloop.errors import Refused
@@ -19,6 +19,10 @@ def _below_root(path: Path) -> Path:
 
 
 Table = Annotated[Path, AfterValidator(_below_root)]
+Patients = Annotated[
+    Table | None,
+    Field(description="CSV with path, that of an image below the root, and patient_id, site, sex, age_years, split"),
+]
 MAX_AGE_YEARS = 130
 OPTIONAL = ("patient_id", "site", "sex", "age_years", "split")
 
@@ -81,6 +85,19 @@ def records(path: Path, wanted: Sequence[str]) -> Iterator[tuple[int, dict[str, 
                 "stand in quotes"
             )
         yield line, dict(zip(header, cells, strict=True))
+
+
+def of_patients(root: Path, table: Path | None, images: Sequence[str]) -> dict[str, Row]:
+    """Return what a table below `root` says of the patient of each image, and nothing where there is no table.
+
+    Raises:
+        Refused: the table does not name each of the images, or names others.
+    """
+    if table is None:
+        return dict.fromkeys(images, Row())
+    rows = read(root / table, "path", labelled=False)
+    match({image: image for image in images}, rows, root / table)
+    return rows
 
 
 def match(keys: Mapping[str, str], rows: Mapping[str, Row], table: Path) -> None:

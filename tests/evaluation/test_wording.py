@@ -5,7 +5,13 @@ from medloop.pages import classification as page
 from medloop.tasks.classification import METRICS
 
 ENTRY = {"value": 0.9, "low": 0.85, "high": 0.94, "undefined": 0}
-CARD = {"simulated": False, "task": "classification", "dataset": "chest", "classes": ["clear", "nodule"]}
+CARD = {
+    "simulated": False,
+    "task": "classification",
+    "dataset": "chest",
+    "classes": ["clear", "nodule"],
+    "positive_class": "nodule",
+}
 FACTS = {"has_patients": True}
 CHOICE = {
     "architecture": "cnn",
@@ -95,18 +101,18 @@ def test_splits_are_told_in_the_order_of_use():
 
 
 def test_the_outcome_of_two_classes_is_told_in_images():
-    said = page.outcome(metrics(), CHOICE, CARD)
-    assert said[0] == (
+    said = page.outcome(metrics(), CARD)
+    assert wording.chosen(CHOICE) == (
         "Chosen on validation data: architecture cnn, AUC 0.900 (0.850 to 0.940) there; "
         "the others: lstm 0.800 (0.850 to 0.940)."
     )
-    assert said[1] == "Of 100 images labelled “nodule” it finds 90 (interval 85 to 94)."
-    assert "as common as here (25.0% of the images)" in said[3]
+    assert said[0] == "Of 100 images labelled “nodule” it finds 90 (interval 85 to 94)."
+    assert "as common as here (25.0% of the images)" in said[2]
 
 
 def test_the_outcome_of_many_classes_is_told_in_images():
-    said = page.outcome(metrics(), CHOICE, CARD | {"classes": ["a", "b", "c"]})
-    assert said[1] == "It names the labelled class in 90 (interval 85 to 94) of 100 images."
+    said = page.outcome(metrics(), CARD | {"classes": ["a", "b", "c"]})
+    assert said[0] == "It names the labelled class in 90 (interval 85 to 94) of 100 images."
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from medloop import box_losses, models, pairing, params, plugins
+from medloop import models, pairing, params, plugins
+from medloop.networks import box_losses
 from medloop.training import backend, engine
 
 NAMES = ["fcos", "retinanet"]

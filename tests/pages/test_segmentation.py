@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from medloop import mask_measures as task
+from medloop.evaluation import objects
 from medloop.pages import segmentation as page
 
 ENTRY = {"value": 0.9, "low": 0.85, "high": 0.94, "undefined": 0}
@@ -51,7 +52,7 @@ def test_the_worst_come_first_with_what_is_wrong():
 
 def test_examples_go_from_the_worst_to_the_best():
     places = [place for place, *_ in page.examples(predictions())]
-    assert (places[0], places[-1], len(places)) == (0, 3, page.EXAMPLES)
+    assert (places[0], places[-1], len(places)) == (0, 3, objects.EXAMPLES)
     assert [place for place, *_ in page.examples(predictions((0.5,)))] == [0]
 
 

@@ -7,7 +7,10 @@ import sys
 from pathlib import Path
 from unittest.mock import MagicMock
 
+import pytest
+
 from medloop import params
+from medloop.stages import train as stage
 from medloop.stages.train import train
 from medloop.training import live
 from synthetic import write_arrays
@@ -55,3 +58,22 @@ def test_killed_at_three_random_moments_it_ends_with_the_bytes_of_an_undisturbed
         if path.name != "lineage.json":  # names the code that was loaded, the test's own process among it
             assert path.read_bytes() == (tmp_path / "disturbed/model" / path.name).read_bytes(), path.name
     assert list((Path(os.environ["MEDLOOP_STATE"]) / "checkpoints").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("task", "architecture", "built_of"),
+    [("classification", "cnn", set()), ("segmentation", "unet", {"blocks"}), ("detection", "fcos", {"pyramid"})],
+)
+def test_a_checkpoint_belongs_to_what_its_own_network_is_built_of(task, architecture, built_of):
+    code = stage._code(params.Base(task=task), params.Train(architectures=(architecture,)))
+    assert {name for name in ("blocks", "pyramid") if f"networks/{name}.py" in code} == built_of
+    assert f"models/{architecture}.py" in code
+
+
+def test_a_checkpoint_of_a_network_that_makes_images_belongs_to_what_judges_them_too():
+    code = stage._code(params.Base(task="generation"), params.Train(architectures=("vae",)))
+    assert {name for name in code if name.startswith("models/")} == {
+        "models/__init__.py",
+        "models/vae.py",
+        "models/cnn.py",
+    }

@@ -80,7 +80,7 @@ def render(
         asked=[*wording.question(card), *page.asked(card, choice)],
         contents=page.contents(metrics),
         taken=kind.described(card),
-        outcome=[*page.outcome(metrics, choice, card, units), *wording.beyond(metrics)],
+        outcome=[wording.chosen(choice), *page.outcome(metrics, card, units), *wording.beyond(metrics)],
         limits=wording.limits(metrics, choice, card, about["facts"], checks, page, units),
         makeup=makeup(predictions),
         names=wording.NAMES,

@@ -9,7 +9,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from medloop.training import blocks
+from medloop.networks import blocks
 
 KIND = "convolution"
 GIVES = "map"

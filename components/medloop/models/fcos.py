@@ -3,13 +3,12 @@
 Source: Tian et al., FCOS: Fully convolutional one-stage object detection, 2019; small, with batch normalisation.
 """
 
-import math
 from typing import Any
 
 import keras
-from keras import layers, ops
+from keras import ops
 
-from medloop import box_losses, pyramid
+from medloop.networks import box_losses, pyramid
 
 KIND = "convolution"
 GIVES = "boxes"
@@ -38,17 +37,14 @@ def build(
         depth: 3x3 convolutions of each of both towers of the head.
         blocks: residual ones in each halving but the first.
     """
-    image = layers.Input(input_shape)
-    classes, sides = pyramid.Tower(width, depth), pyramid.Tower(width, depth)
-    prior = -math.log(1 / box_losses.PRIOR - 1)
-    of_class, of_sides, of_middle = pyramid.last(outputs, prior), pyramid.last(4, USUAL), pyramid.last(1, 0.0)
-    found = []
-    for x, step in pyramid.features(image, filters, finest, width, blocks):
-        at_sides = sides(x)
-        told = [_boxes(ops.softplus(of_sides(at_sides)) * step, step), of_class(classes(x)), of_middle(at_sides)]
-        told = ops.concatenate(told, axis=-1)  # (B, h, w, 8 + outputs + 1)
-        found.append(layers.Reshape((-1, told.shape[-1]))(told))
-    return keras.Model(image, layers.Concatenate(axis=1)(found), name="fcos")
+    head = pyramid.Head(width, depth, outputs)
+    of_sides, of_middle = pyramid.last(4, USUAL), pyramid.last(1, 0.0)
+
+    def told(logits: Any, sides: Any, step: int) -> Any:
+        boxes = _boxes(ops.softplus(of_sides(sides)) * step, step)
+        return ops.concatenate([boxes, logits, of_middle(sides)], axis=-1)  # (B, h, w, 8 + outputs + 1)
+
+    return head.network(input_shape, told, filters=filters, finest=finest, blocks=blocks, name="fcos")
 
 
 def _boxes(far: Any, step: int) -> Any:

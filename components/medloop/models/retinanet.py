@@ -3,14 +3,13 @@
 Source: Lin et al., Focal loss for dense object detection, 2017; small, with batch normalisation.
 """
 
-import math
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-from medloop import box_losses, pyramid
+from medloop.networks import pyramid
 
 KIND = "convolution"
 GIVES = "boxes"
@@ -46,19 +45,16 @@ def build(
         scales: of the anchors' sides.
         ratios: of their height to their width.
     """
-    image = layers.Input(input_shape)
     shapes = [(span * scale / ratio**0.5, span * scale * ratio**0.5) for scale in scales for ratio in ratios]
-    classes, sides = pyramid.Tower(width, depth), pyramid.Tower(width, depth)
-    prior = -math.log(1 / box_losses.PRIOR - 1)
-    of_class, of_sides = pyramid.last(len(shapes) * outputs, prior), pyramid.last(len(shapes) * 4, 0.0)
-    found = []
-    for x, step in pyramid.features(image, filters, finest, width, blocks):
-        boxes = _boxes(of_sides(sides(x)), np.array(shapes, np.float32) * step, step)
-        logits = layers.Reshape((*x.shape[1:3], len(shapes), outputs))(of_class(classes(x)))
+    head, of_sides = pyramid.Head(width, depth, len(shapes) * outputs), pyramid.last(len(shapes) * 4, 0.0)
+
+    def told(logits: Any, sides: Any, step: int) -> Any:
+        boxes = _boxes(of_sides(sides), np.array(shapes, np.float32) * step, step)
+        logits = layers.Reshape((*sides.shape[1:3], len(shapes), outputs))(logits)
         sure = ops.zeros_like(logits[..., :1]) + SURE
-        told = ops.concatenate([boxes, logits, sure], axis=-1)  # (B, h, w, shapes, 8 + outputs + 1)
-        found.append(layers.Reshape((-1, told.shape[-1]))(told))
-    return keras.Model(image, layers.Concatenate(axis=1)(found), name="retinanet")
+        return ops.concatenate([boxes, logits, sure], axis=-1)  # (B, h, w, shapes, 8 + outputs + 1)
+
+    return head.network(input_shape, told, filters=filters, finest=finest, blocks=blocks, name="retinanet")
 
 
 def _boxes(bent: Any, shapes: np.ndarray, step: int) -> Any:

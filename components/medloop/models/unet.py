@@ -6,7 +6,7 @@ so that the map has the size of the image, and batch normalisation.
 
 import keras
 
-from medloop.training import blocks
+from medloop.networks import blocks
 
 KIND = "convolution"
 GIVES = "map"

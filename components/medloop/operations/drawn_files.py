@@ -1,31 +1,100 @@
 """The folder beside the table of a prediction, for what a model draws on images: masks, or boxes."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
+import pydicom
+
+from medloop import imaging
 from medloop.errors import Refused
-from medloop.operations import box_files, mask_files
+from medloop.operations.inputs import Input
 
-WRITERS = {module.COLUMN: module for module in (mask_files, box_files)}  # by the column of the served model
 SUFFIXES = {".png", ".dcm", ".json"}  # of what is written
 
 
-def folder_of(output: Path, writer: ModuleType) -> Path:
+class Folder(ABC):
+    """Takes what a model draws one image at a time; the files appear when all are there.
+
+    Args:
+        partial: where they are written until then.
+        card: of the model.
+        model: what drew it, as a DICOM file says it.
+        version: of the model.
+    """
+
+    COLUMN: ClassVar[str]  # of a served model that returns it
+    WHAT: ClassVar[str]  # is drawn, several of it
+    MADE: ClassVar[str]  # of a DICOM file
+    overlay: ClassVar[Callable[..., bytes]]  # see `masks.overlay`
+    dicom: ClassVar[Callable[..., bytes]]  # see `masks.dicom_seg`
+
+    def __init__(self, partial: Path, card: Mapping[str, Any], model: str, version: str) -> None:
+        self._partial, self._card, self._model, self._version = partial, card, model, version
+        self.count = 0
+        self.without = Counter[str]()  # why DICOM files have none made of them
+
+    @abstractmethod
+    def take(self, asked: Input, said: Any, pixels: np.ndarray) -> np.ndarray:
+        """Return what is drawn on an image of `pixels` (H, W, ...), of what the served model said of it."""
+
+    def add(self, asked: Input, row: dict[str, Any]) -> None:
+        """Take what is drawn out of a row of the served model, and write what is made of it."""
+        said = row.pop(self.COLUMN, None)
+        if said is None or asked.content is None:
+            return
+        pixels, bit_depth = imaging.decode(asked.content)
+        drawn = self.take(asked, said, pixels)
+        self._write(asked, "_overlay.png", self.overlay(pixels, drawn, bit_depth))
+        if imaging.is_dicom(asked.content):
+            self._refer(asked, asked.content, drawn)
+        self.count += 1
+
+    def finish(self) -> None:  # noqa: B027
+        """Write what is about all images together."""
+
+    def told(self) -> str:
+        """Return of how many DICOM files none is made, and why."""
+        if not self.without:
+            return ""
+        reasons = "; ".join(f"{reason} ({number})" for reason, number in self.without.most_common())
+        return f"; without {self.MADE}: {reasons}"
+
+    def _refer(self, asked: Input, content: bytes, drawn: np.ndarray) -> None:
+        """Write a DICOM file of what is drawn, or keep why there is none."""
+        source = pydicom.dcmread(BytesIO(content))
+        if not source.get("StudyInstanceUID"):  # packed samples and single frames are files of ours
+            return
+        names = {"model": self._model, "version": self._version, "pseudonym": asked.sample_id}
+        try:
+            made = self.dicom(source, drawn, self._card["classes"], **names)
+        except Refused as error:
+            self.without[str(error)] += 1
+        else:
+            self._write(asked, ".dcm", made)
+
+    def _write(self, asked: Input, ending: str, content: bytes) -> None:
+        (self._partial / f"{asked.sample_id}{ending}").write_bytes(content)
+
+
+def folder_of(output: Path, writer: type[Folder]) -> Path:
     """Return where the files of a prediction lie: beside its table."""
     return output.with_name(f"{output.stem}_{writer.WHAT}")
 
 
 @contextmanager
-def beside(output: Path, writer: ModuleType, card: Mapping[str, Any], address: str) -> Iterator[Any]:
-    """Yield a `Folder` of a writer, which takes its place beside `output` at the end, unless an error comes or nothing.
+def beside(output: Path, writer: type[Folder], card: Mapping[str, Any], address: str) -> Iterator[Folder]:
+    """Yield a `Folder`, which takes its place beside `output` at the end, unless an error comes or nothing.
 
     Args:
         output: the table.
-        writer: `mask_files` or `box_files`.
+        writer: `mask_files.Folder` or `box_files.Folder`.
         card: of the model.
         address: of the model, as `models:/NAME/VERSION`.
 
@@ -40,7 +109,7 @@ def beside(output: Path, writer: ModuleType, card: Mapping[str, Any], address: s
     partial.mkdir()
     model, _, version = address.removeprefix("models:/").rpartition("/")
     try:
-        yield (found := writer.Folder(partial, card, model or "medloop", version))
+        yield (found := writer(partial, card, model or "medloop", version))
         if found.count:
             found.finish()
             shutil.rmtree(folder, ignore_errors=True)

@@ -17,12 +17,13 @@ from tqdm import tqdm
 
 from medloop import kinds, params, plugins
 from medloop.errors import Refused
-from medloop.operations import drawn_files, inputs
+from medloop.operations import box_files, drawn_files, inputs, mask_files
 from medloop.tracking import registry
 from medloop.tracking.connection import server
 
 BATCH = 256
 REASONS_SHOWN = 3
+WRITERS = {writer.COLUMN: writer for writer in (mask_files.Folder, box_files.Folder)}
 
 
 def predict(
@@ -63,7 +64,7 @@ def predict(
     total, reasons = 0, Counter[str]()
     partial = output.with_name(f".{output.name}.partial")
     names = network.metadata.signature.outputs.input_names()
-    writer = next((each for column, each in drawn_files.WRITERS.items() if column in names), None)
+    writer = next((each for column, each in WRITERS.items() if column in names), None)
     try:
         with (
             drawn_files.beside(output, writer, card, address) if writer else nullcontext() as drawn,
@@ -130,9 +131,7 @@ def _card(network: Any) -> dict[str, Any]:
 def _schema(outputs: Any, paths: bool) -> pa.Schema:
     texts = ["sample_id", "path"] if paths else ["sample_id"]
     types = {"double": pa.float64(), "string": pa.string()}
-    said = [
-        (column.name, types[column.type.name]) for column in outputs.inputs if column.name not in drawn_files.WRITERS
-    ]
+    said = [(column.name, types[column.type.name]) for column in outputs.inputs if column.name not in WRITERS]
     return pa.schema([*((name, pa.string()) for name in texts), *said, ("error", pa.string())])
 
 

@@ -5,7 +5,7 @@ A page is a module with
 - `asked(card, choice)`: rows (term, text) of what was asked; `contents(metrics)`: what the test set is made of;
 - `shown(card)`: the metrics that a reader sees first, and by group; `BY_LABEL`: those of each label, where a sample may
   have several; `meanings(card, units)`: what each of them is;
-- `outcome(metrics, choice, card, units)`: what came out, in plain sentences;
+- `outcome(metrics, card, units)`: what came out, in plain sentences;
 - `broken(metrics)`, `small(metrics, units)`, `trust(metrics, choice)`: limits, or None; `JUDGED`: metrics by which a
   group may do worse, beside the gating one;
 - `figures(predictions, card)`: matplotlib figures by name; `FIGURES`: what each shows;

@@ -75,17 +75,14 @@ def meanings(card: Mapping[str, Any], units: str = "images") -> dict[str, str]:
     }
 
 
-def outcome(
-    metrics: Mapping[str, Any], choice: Mapping[str, Any], card: Mapping[str, Any], units: str = "images"
-) -> list[str]:
+def outcome(metrics: Mapping[str, Any], card: Mapping[str, Any], units: str = "images") -> list[str]:
     """Return what came out, in plain sentences."""
-    test, positive = metrics["test"], choice["positive_class"]
-    sentences = [wording.chosen(choice)]
+    test = metrics["test"]
     if len(card["classes"]) > 2:
-        return [*sentences, f"It names the labelled class in {wording.of_100(test['accuracy'])} of 100 {units}."]
+        return [f"It names the labelled class in {wording.of_100(test['accuracy'])} of 100 {units}."]
+    positive = card["positive_class"]
     share = metrics["n"]["classes"][positive] / metrics["n"]["samples"]
     return [
-        *sentences,
         f"Of 100 {units} labelled “{positive}” it finds {wording.of_100(test['sensitivity'])}.",
         f"Of 100 other {units} it clears {wording.of_100(test['specificity'])}.",
         f"Where “{positive}” is as common as here ({wording.percent(share)} of the {units}), 100 alarms hold "

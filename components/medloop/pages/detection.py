@@ -1,6 +1,7 @@
 """The report on a detection: how well boxes are found and placed, at which cost in false ones, and how it looks."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import cv2
@@ -8,12 +9,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from medloop.box_measures import IOUS, RATES, SIZES, Curve, Predictions, matched
-from medloop.evaluation import plots, wording
+from medloop.evaluation import objects, plots, wording
+from medloop.evaluation.objects import small
+
+__all__ = ["small"]
 
 BROKEN = 0.0  # average precision
-SMALL_CLASS = 20  # images with a class
-EXAMPLES = 6
-SIDE_PX = 256  # of a picture, at least: smaller images are enlarged by whole numbers
 TRUE, RIGHT, WRONG = (0, 158, 115), (86, 180, 233), (213, 94, 0)  # RGB
 JUDGED = ("sensitivity",)
 BY_LABEL = ("map_50", "map", "froc", "sensitivity", "ppv")
@@ -31,8 +32,6 @@ EXAMPLE = "Test {units} from the best to the worst, evenly chosen. Green: true b
 
 def asked(card: Mapping[str, Any], choice: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what was asked."""
-    large = card["preprocessing"].get("larger", "resize") == "slide"
-    taken = "taken in windows that overlap" if large else "fitted into the model's input"
     return [
         ("Task", f"{card['task']}: boxes around each {' / '.join(card['classes'])} in an {card['kind']}"),
         (
@@ -40,7 +39,7 @@ def asked(card: Mapping[str, Any], choice: Mapping[str, Any]) -> list[tuple[str,
             f"a box counts where its score reaches {choice['threshold']:.2f}, the threshold of the highest F1 on "
             "validation data",
         ),
-        ("Size", f"each {card['kind']} is {taken}; its boxes come back in its own pixels"),
+        objects.size(card, "its boxes come back in its own pixels"),
     ]
 
 
@@ -80,16 +79,10 @@ def meanings(card: Mapping[str, Any], units: str = "images") -> dict[str, str]:
     }
 
 
-def outcome(
-    metrics: Mapping[str, Any],
-    choice: Mapping[str, Any],
-    card: Mapping[str, Any],  # noqa: ARG001
-    units: str = "images",
-) -> list[str]:
+def outcome(metrics: Mapping[str, Any], card: Mapping[str, Any], units: str = "images") -> list[str]:  # noqa: ARG001
     """Return what came out, in plain sentences."""
     test = metrics["test"]
     return [
-        wording.chosen(choice),
         f"On test {units} its boxes reach a mAP@.5 of {wording.figure(test['map_50'], 'map_50')}.",
         f"At the threshold it finds {wording.of_100(test['sensitivity'])} of 100 objects, and draws "
         f"{wording.figure(test['false_positives'], 'false_positives')} false boxes {wording.one(units)}.",
@@ -100,11 +93,6 @@ def broken(metrics: Mapping[str, Any]) -> str | None:
     """Return that the model finds nothing, or None."""
     found = metrics["test"]["map_50"]["value"]
     return None if found is not None and found > BROKEN else "No box is right: something is wrong with the model."
-
-
-def small(metrics: Mapping[str, Any], units: str) -> str | None:
-    """Return that the test set, or the part of it with a class, is small, or None."""
-    return wording.small_classes(metrics, units, SMALL_CLASS)
 
 
 def trust(metrics: Mapping[str, Any], choice: Mapping[str, Any]) -> str | None:  # noqa: ARG001
@@ -118,16 +106,14 @@ def tuned(choice: Mapping[str, Any]) -> str:
 
 
 def worst(predictions: Predictions) -> Iterator[tuple[int, str, str, dict[str, float]]]:
-    """Yield the images by their wrong boxes and missed objects, most first."""
-    for place in np.argsort(-_wrong(predictions), kind="stable"):
-        yield int(place), *_told(predictions, int(place)), {}
+    """Return the images by their wrong boxes and missed objects, most first."""
+    return objects.told(np.argsort(-_wrong(predictions), kind="stable"), partial(_told, predictions))
 
 
 def examples(predictions: Predictions) -> Iterator[tuple[int, str, str, dict[str, float]]]:
-    """Yield a few images from the best to the worst."""
+    """Return a few images from the best to the worst."""
     order = np.argsort(_wrong(predictions), kind="stable")
-    for place in order[np.unique(np.linspace(0, len(order) - 1, EXAMPLES).round().astype(np.int64))]:
-        yield int(place), *_told(predictions, int(place)), {}
+    return objects.told(objects.few(order), partial(_told, predictions))
 
 
 def _at_threshold(predictions: Predictions) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -149,9 +135,8 @@ def _told(predictions: Predictions, place: int) -> tuple[str, str]:
 
 def overlay(pixels: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> tuple[str, bytes]:
     """Return a PNG file of pixels (H, W, C) uint8 with true boxes (M, 5) and detections (D, 6) in its pixels."""
-    image = plots.stretched(np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels)
-    times = max(1, -(-SIDE_PX // min(image.shape[:2])))
-    image = np.ascontiguousarray(np.kron(image, np.ones((times, times, 1), image.dtype)))
+    times = max(1, -(-objects.SIDE_PX // min(pixels.shape[:2])))
+    image = objects.enlarged(objects.visible(pixels), times)
     hits, _, _ = matched(predicted, true, int(max(true[:, 4].max(initial=1), predicted[:, 5].max(initial=1))))
     coloured = [(box, TRUE) for box in true] + [
         (row, RIGHT if hit & 1 else WRONG) for row, hit in zip(predicted, hits, strict=True)
@@ -159,7 +144,7 @@ def overlay(pixels: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> tupl
     for (x0, y0, x1, y1, *_), colour in coloured:
         first, last = (round(x0 * times), round(y0 * times)), (round(x1 * times) - 1, round(y1 * times) - 1)
         cv2.rectangle(image, first, last, colour, times)
-    return "image/png", cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+    return objects.png(image)
 
 
 def figures(predictions: Predictions, card: Mapping[str, Any]) -> dict[str, Figure]:  # noqa: ARG001
@@ -205,13 +190,8 @@ def precision_recall(predictions: Predictions) -> Figure:
 
 def sizes(predictions: Predictions) -> Figure:
     """Draw the share of objects of each size that is found at the threshold, over how many there are."""
-    figure, axes = plots.axes_of("Area of the object", "Share found (IoU .5)", "Objects by size", ylim=(0, 1.1))
     rows = [row for row in _by_size(predictions) if row[1]]
-    axes.bar(range(len(rows)), [found / there for _, there, found in rows])
-    for place, (_, there, found) in enumerate(rows):
-        axes.annotate(f"{there:,}", (place, found / there), ha="center", va="bottom", fontsize=9)
-    axes.set_xticks(range(len(rows)), [name for name, *_ in rows])
-    return figure
+    return objects.sizes(rows, "Area of the object", "Share found (IoU .5)")
 
 
 def _by_size(predictions: Predictions) -> list[tuple[str, int, int]]:

@@ -66,18 +66,12 @@ def meanings(card: Mapping[str, Any], units: str = "images") -> dict[str, str]: 
     }
 
 
-def outcome(
-    metrics: Mapping[str, Any],
-    choice: Mapping[str, Any],
-    card: Mapping[str, Any],  # noqa: ARG001
-    units: str = "images",
-) -> list[str]:
+def outcome(metrics: Mapping[str, Any], card: Mapping[str, Any], units: str = "images") -> list[str]:  # noqa: ARG001
     """Return what came out, in plain sentences."""
     test, near = metrics["test"], metrics["memorisation"]
     ratio, one = test["kid_ratio"], units.removesuffix("s")
     times = f"{wording.figure(ratio, 'kid_ratio')} times" if ratio["value"] is not None else "no multiple of"
     return [
-        wording.chosen(choice),
         f"The distance (KID) of its {near['images']} {units} to the test {units} is "
         f"{wording.figure(test['kid'], 'kid')}, {times} that of the train {units}, "
         f"{wording.figure(test['kid_train'], 'kid_train')}.",

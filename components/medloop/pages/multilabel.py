@@ -66,14 +66,9 @@ def meanings(card: Mapping[str, Any], units: str = "images") -> dict[str, str]: 
     }
 
 
-def outcome(
-    metrics: Mapping[str, Any],
-    choice: Mapping[str, Any],
-    card: Mapping[str, Any],  # noqa: ARG001
-    units: str = "images",
-) -> list[str]:
+def outcome(metrics: Mapping[str, Any], card: Mapping[str, Any], units: str = "images") -> list[str]:  # noqa: ARG001
     """Return what came out, in plain sentences."""
-    sentences = [wording.chosen(choice)]
+    sentences = []
     for name, entry in metrics["labels"].items():
         found, cleared = (wording.of_100(entry["metrics"][metric]) for metric in ("sensitivity", "specificity"))
         sentences.append(f"Of 100 {units} with “{name}” it finds {found}; of 100 without it clears {cleared}.")

@@ -60,16 +60,10 @@ def meanings(card: Mapping[str, Any], units: str = "images") -> dict[str, str]: 
     }
 
 
-def outcome(
-    metrics: Mapping[str, Any],
-    choice: Mapping[str, Any],
-    card: Mapping[str, Any],  # noqa: ARG001
-    units: str = "images",
-) -> list[str]:
+def outcome(metrics: Mapping[str, Any], card: Mapping[str, Any], units: str = "images") -> list[str]:  # noqa: ARG001
     """Return what came out, in plain sentences."""
     test = metrics["test"]
     return [
-        wording.chosen(choice),
         f"It decides {wording.of_100(test['accuracy'])} of 100 {units} as labelled, and "
         f"{wording.of_100(test['within_one'])} at most one grade off.",
         f"On average the decided grade is {wording.figure(test['mae'], 'mae')} grades from the label.",

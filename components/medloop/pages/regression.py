@@ -49,12 +49,10 @@ def meanings(card: Mapping[str, Any], units: str = "images") -> dict[str, str]:
     }
 
 
-def outcome(
-    metrics: Mapping[str, Any], choice: Mapping[str, Any], card: Mapping[str, Any], units: str = "images"
-) -> list[str]:
+def outcome(metrics: Mapping[str, Any], card: Mapping[str, Any], units: str = "images") -> list[str]:
     """Return what came out, in plain sentences."""
     mine = metrics["test"]["rmse"]
-    said = [wording.chosen(choice), f"On test {units} it errs by {wording.figure(mine, 'rmse')}{_unit(card)} (RMSE)."]
+    said = [f"On test {units} it errs by {wording.figure(mine, 'rmse')}{_unit(card)} (RMSE)."]
     for name, rival in metrics.get("floors", {}).items():
         which = wording.RIVALS.get(name, name).capitalize()
         said.append(f"{which} errs by {wording.figure(rival['rmse'], 'rmse')}{_unit(card)}.")

@@ -1,19 +1,20 @@
 """The report on a segmentation: how well masks agree, which sizes of objects are found, and how it looks."""
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from medloop.evaluation import plots, wording
+from medloop.evaluation import objects, plots, wording
+from medloop.evaluation.objects import small
 from medloop.mask_measures import FOUND, SIZES_PX, Predictions
 
+__all__ = ["small"]
+
 BROKEN = 0.0  # Dice
-SMALL_CLASS = 20  # images with a class
-EXAMPLES = 6
-SIDE_PX = 256  # of a picture, at least: smaller images are enlarged by whole numbers
 TRUE, PREDICTED = (0, 158, 115), (213, 94, 0)  # RGB
 JUDGED = ()
 BY_LABEL = ("dice", "iou", "hd95_px", "nsd_px")
@@ -35,12 +36,10 @@ def asked(card: Mapping[str, Any], choice: Mapping[str, Any]) -> list[tuple[str,
         if choice["threshold"] is not None
         else "the likeliest class"
     )
-    large = card["preprocessing"].get("larger", "resize") == "slide"
-    taken = "taken in windows that overlap" if large else "fitted into the model's input"
     return [
         ("Task", f"{card['task']}: which pixels of each {card['kind']} are of {classes}"),
         ("Decision", how),
-        ("Size", f"each {card['kind']} is {taken}; its mask comes back at its own size"),
+        objects.size(card, "its mask comes back at its own size"),
     ]
 
 
@@ -79,16 +78,10 @@ def meanings(card: Mapping[str, Any], units: str = "images") -> dict[str, str]:
     }
 
 
-def outcome(
-    metrics: Mapping[str, Any],
-    choice: Mapping[str, Any],
-    card: Mapping[str, Any],  # noqa: ARG001
-    units: str = "images",
-) -> list[str]:
+def outcome(metrics: Mapping[str, Any], card: Mapping[str, Any], units: str = "images") -> list[str]:  # noqa: ARG001
     """Return what came out, in plain sentences."""
     test = metrics["test"]
     return [
-        wording.chosen(choice),
         f"On test {units} its masks agree with the true ones by a Dice of {wording.figure(test['dice'], 'dice')}.",
         f"Single objects are told apart with an average precision of "
         f"{wording.figure(test['average_precision_objects'], 'average_precision_objects')}.",
@@ -101,11 +94,6 @@ def broken(metrics: Mapping[str, Any]) -> str | None:
     if pooled["value"] is not None and pooled["value"] > BROKEN:
         return None
     return "No predicted pixel is right: something is wrong with the model."
-
-
-def small(metrics: Mapping[str, Any], units: str) -> str | None:
-    """Return that the test set, or the part of it with a class, is small, or None."""
-    return wording.small_classes(metrics, units, SMALL_CLASS)
 
 
 def trust(metrics: Mapping[str, Any], choice: Mapping[str, Any]) -> str | None:  # noqa: ARG001
@@ -122,16 +110,17 @@ def tuned(choice: Mapping[str, Any]) -> str:
 
 
 def worst(predictions: Predictions) -> Iterator[tuple[int, str, str, dict[str, float]]]:
-    """Yield the images by their Dice, the lowest first."""
-    for place in np.argsort(predictions.dice.mean(axis=1), kind="stable"):
-        yield int(place), *_told(predictions, int(place)), {}
+    """Return the images by their Dice, the lowest first."""
+    return objects.told(_by_dice(predictions), partial(_told, predictions))
 
 
 def examples(predictions: Predictions) -> Iterator[tuple[int, str, str, dict[str, float]]]:
-    """Yield a few images from the lowest Dice to the highest."""
-    order = np.argsort(predictions.dice.mean(axis=1), kind="stable")
-    for place in order[np.unique(np.linspace(0, len(order) - 1, EXAMPLES).round().astype(np.int64))]:
-        yield int(place), *_told(predictions, int(place)), {}
+    """Return a few images from the lowest Dice to the highest."""
+    return objects.told(objects.few(_by_dice(predictions)), partial(_told, predictions))
+
+
+def _by_dice(predictions: Predictions) -> np.ndarray:
+    return np.argsort(predictions.dice.mean(axis=1), kind="stable")
 
 
 def _told(predictions: Predictions, place: int) -> tuple[str, str]:
@@ -143,18 +132,13 @@ def _told(predictions: Predictions, place: int) -> tuple[str, str]:
 
 def overlay(pixels: np.ndarray, true: np.ndarray, predicted: np.ndarray) -> tuple[str, bytes]:
     """Return a PNG file of pixels (H, W, C) uint8 with the edges of a true and a predicted mask (H, W)."""
-    image = np.repeat(pixels, 3, axis=-1) if pixels.shape[-1] == 1 else pixels
-    image = plots.stretched(image)
-    times = max(1, SIDE_PX // min(image.shape[:2]))
-    image, true, predicted = (
-        np.kron(each, np.ones((times, times, *[1] * (each.ndim - 2)), each.dtype)) for each in (image, true, predicted)
-    )
-    image = np.ascontiguousarray(image)
+    times = max(1, objects.SIDE_PX // min(pixels.shape[:2]))
+    image, true, predicted = (objects.enlarged(each, times) for each in (objects.visible(pixels), true, predicted))
     for mask, colour in ((true, TRUE), (predicted, PREDICTED)):
         for value in np.unique(mask[mask > 0]):
             lines, _ = cv2.findContours((mask == value).astype(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
             cv2.drawContours(image, lines, -1, colour, 1)
-    return "image/png", cv2.imencode(".png", image[..., ::-1])[1].tobytes()
+    return objects.png(image)
 
 
 def figures(predictions: Predictions, card: Mapping[str, Any]) -> dict[str, Figure]:
@@ -175,16 +159,13 @@ def dice(predictions: Predictions) -> Figure:
 
 def sizes(predictions: Predictions) -> Figure:
     """Draw the share of objects of each size that is found, over how many there are."""
-    figure, axes = plots.axes_of("Area in pixels", f"Share found (IoU above {FOUND:g})", "Objects by size")
+    return objects.sizes(_by_size(predictions), "Area in pixels", f"Share found (IoU above {FOUND:g})", rotation=30)
+
+
+def _by_size(predictions: Predictions) -> list[tuple[str, int, int]]:
+    """Return for each of SIZES_PX that there is its areas, the objects that there are, and those that are found."""
     there, found = predictions.of_size.sum(axis=0), predictions.found_of_size.sum(axis=0)
-    known = np.flatnonzero(there)
-    share = found[known] / there[known]
-    axes.bar(range(len(known)), share)
-    for place, (height, count) in enumerate(zip(share, there[known], strict=True)):
-        axes.annotate(f"{int(count):,}", (place, height), ha="center", va="bottom", fontsize=9)
-    axes.set_xticks(range(len(known)), [between(int(i)) for i in known], rotation=30)
-    axes.set_ylim(0, 1.1)
-    return figure
+    return [(between(i), int(there[i]), int(found[i])) for i in range(len(SIZES_PX)) if there[i]]
 
 
 def between(place: int) -> str:
@@ -210,11 +191,9 @@ def areas(predictions: Predictions, card: Mapping[str, Any]) -> Figure:
 
 def tables(predictions: Predictions) -> list[dict[str, Any]]:
     """Return what is found of objects of each size, as a table: title, note, header, rows."""
-    there, found = predictions.of_size.sum(axis=0), predictions.found_of_size.sum(axis=0)
     rows = [
-        (between(i), f"{int(there[i]):,}", f"{int(found[i]):,}", wording.percent(found[i] / there[i]))
-        for i in range(len(SIZES_PX))
-        if there[i]
+        (name, f"{there:,}", f"{found:,}", wording.percent(found / there))
+        for name, there, found in _by_size(predictions)
     ]
     note = (
         f"An object is found where a predicted one, cut apart by watershed, covers it with an IoU above {FOUND:g}. "

@@ -8,10 +8,10 @@ from typing import Any
 
 from pydantic import Field
 
-from medloop import drawing, folders, imaging, labels, marks, params, regions
+from medloop import drawing, folders, imaging, labels, params, regions
 from medloop.drawing import OVERLAP, Overlap
 from medloop.errors import Refused
-from medloop.labels import Row, Table
+from medloop.labels import Patients, Row, Table
 from medloop.sources import Item, Sample
 
 Annotations = tuple[tuple[int, Any, Any, bool], ...]  # place of the class, segmentation, bbox, whether it is a crowd
@@ -28,9 +28,7 @@ class Options(params.Section):
     )
     masks: bool = Field(True, description="make masks of the segmentations; false: boxes alone")
     overlap: Overlap = Field("refuse", description=f"of masks: {OVERLAP}")
-    patients: Table | None = Field(
-        None, description="CSV with path, that of an image below the root, and patient_id, site, sex, age_years, split"
-    )
+    patients: Patients = None
 
 
 def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa: ARG001
@@ -62,7 +60,7 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
         raise Refused(f"{table}: annotations are of {lost} images that `images` do not list")
     listed = _files(root, options)
     labels.match({file: file for file in listed}, {file: Row() for file in files}, table)
-    known = _patients(root, options, listed)
+    known = labels.of_patients(root, options.patients, listed)
     for file in listed:
         each = files[file]
         said = (each.get("height"), each.get("width"))
@@ -90,14 +88,6 @@ def _files(root: Path, options: Options) -> list[str]:
     tables, below = lists_from(options), PurePosixPath(options.images)
     files = folders.files(root, None, "images")
     return [file for file in files if file not in tables and PurePosixPath(file).is_relative_to(below)]
-
-
-def _patients(root: Path, options: Options, images: list[str]) -> dict[str, Row]:
-    if options.patients is None:
-        return dict.fromkeys(images, Row())
-    rows = labels.read(root / options.patients, "path", labelled=False)
-    labels.match({image: image for image in images}, rows, root / options.patients)
-    return rows
 
 
 def _read(table: Path) -> dict[str, Any]:
@@ -137,15 +127,12 @@ def _of(entry: Any, name: str, table: Path) -> Any:
 def _samples(
     path: Path, file: str, row: tuple[Row, Annotations, tuple[Any, Any]], options: Options, names: tuple[str, ...]
 ) -> Iterator[Sample]:
-    content = path.read_bytes()
-    if imaging.is_dicom(content):
-        raise imaging.Unreadable("a DICOM file: its header may name people, use the source dicom_seg")
-    pixels, bits = imaging.decode_image(content)
+    pixels, bits, synthetic = drawing.opened(path)
     size = pixels.shape[:2]
     known, annotations, said = row
     if None not in said and tuple(said) != size:
         raise imaging.Unreadable(f"the annotations are of an image of {said[0]!r} x {said[1]!r}, it has {size}")
-    drawn: dict[str, Any] = {"synthetic": marks.in_file(content)}
+    drawn: dict[str, Any] = {"synthetic": synthetic}
     flaws: tuple[str, ...] = ()
     areas = [
         regions.region(stored, size) if stored and (options.masks or box is None) else None

@@ -8,10 +8,10 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from medloop import drawing, folders, imaging, labels, marks, params, privacy
+from medloop import drawing, folders, labels, params, privacy
 from medloop.drawing import OVERLAP, Box, Overlap
 from medloop.errors import Refused
-from medloop.labels import Row, Table
+from medloop.labels import Patients, Row, Table
 from medloop.sources import Item, Sample
 
 
@@ -38,9 +38,7 @@ class Options(params.Section):
         "that tells the objects of a mask apart; each pixel goes to the box that holds it, of several to the one whose "
         "centre is nearest relative to its size",
     )
-    patients: Table | None = Field(
-        None, description="CSV with path, that of an image below the root, and patient_id, site, sex, age_years, split"
-    )
+    patients: Patients = None
     overlap: Overlap = Field("refuse", description=f"of objects: {OVERLAP}")
 
     @model_validator(mode="after")
@@ -69,7 +67,7 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
         Refused: an image without a mask, a mask without an image, a file that is neither, or a table that does not fit.
     """
     masks = _masks(root, options)
-    known = _patients(root, options, list(masks))
+    known = labels.of_patients(root, options.patients, list(masks))
     boxes = _boxes(root, options, list(masks)) if options.boxes else None
     for image, files in masks.items():
         row = (known[image], None if boxes is None else boxes[image])
@@ -163,14 +161,6 @@ def _refuse(lost: list[tuple[str, str]], count: int, options: Options) -> None:
     )
 
 
-def _patients(root: Path, options: Options, images: list[str]) -> dict[str, Row]:
-    if options.patients is None:
-        return dict.fromkeys(images, Row())
-    rows = labels.read(root / options.patients, "path", labelled=False)
-    labels.match({image: image for image in images}, rows, root / options.patients)
-    return rows
-
-
 def _boxes(root: Path, options: Options, images: list[str]) -> dict[str, tuple[Box, ...]]:
     """Return the boxes of each image; one without a row has none."""
     assert options.boxes is not None
@@ -191,10 +181,7 @@ def _boxes(root: Path, options: Options, images: list[str]) -> dict[str, tuple[B
 def _samples(
     root: Path, image: str, files: tuple[str, ...], row: tuple[Row, tuple[Box, ...] | None], options: Options
 ) -> Iterator[Sample]:
-    content = (root / image).read_bytes()
-    if imaging.is_dicom(content):
-        raise imaging.Unreadable("a DICOM file: its header may name people, use the source dicom_seg")
-    pixels, bits = imaging.decode_image(content)
+    pixels, bits, synthetic = drawing.opened(root / image)
     size = pixels.shape[:2]
     flaws: tuple[str, ...] = ()
     boxes = instances = None
@@ -214,7 +201,7 @@ def _samples(
         boxes = drawing.boxes_of(instances)
     named = None if boxes is None else options.classes * len(boxes)
     drawn: dict[str, Any] = {"mask": mask, "instances": instances, "boxes": boxes, "box_labels": named}
-    drawn["synthetic"] = marks.in_file(content)
+    drawn["synthetic"] = synthetic
     yield Sample(image, pixels, bits, **row[0].__dict__, **drawn, group=_name(image, options), flaws=flaws)
 
 

@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import Field
 
-from medloop import drawing, folders, imaging, labels, marks, params
+from medloop import drawing, folders, labels, params
 from medloop.errors import Refused
 from medloop.imaging import Unreadable
-from medloop.labels import Row, Table
+from medloop.labels import Patients, Row, Table
 from medloop.manifest import SPLITS
 from medloop.sources import Item, Sample
 
@@ -33,9 +33,7 @@ class Options(params.Section):
     inclusive: bool = Field(
         False, description="pixels are counted from 1 and xmax, ymax belong to the box, as in the VOC challenges"
     )
-    patients: Table | None = Field(
-        None, description="CSV with path, that of an image below the root, and patient_id, site, sex, age_years, split"
-    )
+    patients: Patients = None
 
 
 def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa: ARG001
@@ -47,7 +45,7 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
     images, annotations = _files(root, options)
     beside = {_image(file, options): file for file in annotations}
     labels.match({image: image for image in images}, {image: Row() for image in beside}, root / options.annotations)
-    known = _patients(root, options, images)
+    known = labels.of_patients(root, options.patients, images)
     sides = _sides(root, options, images) if options.sets else {}
     for image in images:
         row = (known[image], sides.get(image))
@@ -94,14 +92,6 @@ def _name(image: str, options: Options) -> str:
     return PurePosixPath(image).name.removesuffix(options.image_suffix)
 
 
-def _patients(root: Path, options: Options, images: list[str]) -> dict[str, Row]:
-    if options.patients is None:
-        return dict.fromkeys(images, Row())
-    rows = labels.read(root / options.patients, "path", labelled=False)
-    labels.match({image: image for image in images}, rows, root / options.patients)
-    return rows
-
-
 def _sides(root: Path, options: Options, images: list[str]) -> dict[str, str]:
     """Return the side of each image; raise Refused where the lists do not name each image once."""
     assert options.sets is not None
@@ -127,15 +117,12 @@ def _sides(root: Path, options: Options, images: list[str]) -> dict[str, str]:
 
 
 def _samples(root: Path, image: str, file: str, row: tuple[Row, str | None], options: Options) -> Iterator[Sample]:
-    content = (root / image).read_bytes()
-    if imaging.is_dicom(content):
-        raise Unreadable("a DICOM file: its header may name people, use the source dicom_seg")
-    pixels, bits = imaging.decode_image(content)
+    pixels, bits, synthetic = drawing.opened(root / image)
     size = pixels.shape[:2]
     boxes, names = _objects((root / file).read_bytes(), size, options)
     kept, kept_names, flaws = drawing.within(boxes, names, size)
     known = row[0].__dict__ | {"split": row[1] or row[0].split}
-    drawn: dict[str, Any] = {"boxes": kept, "box_labels": kept_names, "synthetic": marks.in_file(content)}
+    drawn: dict[str, Any] = {"boxes": kept, "box_labels": kept_names, "synthetic": synthetic}
     yield Sample(image, pixels, bits, **known, **drawn, group=_name(image, options), flaws=flaws)
 
 

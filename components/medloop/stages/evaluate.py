@@ -60,25 +60,14 @@ def evaluate(
         predictions, arrays, draw = _predict(best.folder, card, holdout, task, section)
         predictions.frame().to_parquet(folder / "predictions.parquet", index=False)
         metrics = {
-            "gate": task.GATE,
-            **({"lower_is_better": True} if getattr(task, "LOWER_IS_BETTER", False) else {}),
-            "test": scores.scores(predictions, task, section, base.seed),
-            "groups": scores.by_group(predictions, task, section, base.seed),
+            **_metrics(predictions, task, section, base.seed),
             "architectures": chosen["validation"],
-            "n": predictions.counts(),
             "leaks": {"regime": about["facts"]["leaks"], "pairs": about["facts"]["leak_pairs"]},
-            "resamples": section.resamples,
-            "confidence": section.confidence,
             **opened,
         }
-        if hasattr(task, "more"):
-            metrics |= task.more(predictions)
-        if labels := scores.by_label(predictions, task, section, base.seed):
-            metrics["labels"] = labels
         if floors := about.get("floors"):
-            metrics |= _beside(
-                beside.rivals(floors, arrays, predictions, card, task, section), predictions, task, section, base.seed
-            )
+            rivals = beside.rivals(floors, arrays, predictions, card, task, section)
+            metrics |= _beside(rivals, predictions, task, section, base.seed)
         provenance.write_json(folder / "metrics.json", metrics)
         ranking = beside.ranking(about)
         if ranking:
@@ -87,10 +76,7 @@ def evaluate(
         (folder / "plots").mkdir()
         for name, svg in figures.items():
             (folder / "plots" / f"{name}.svg").write_text(svg)
-        samples = page.names(predictions) if hasattr(page, "names") else _named(predictions.table)
-        few = page.examples(predictions) if hasattr(page, "examples") else ()
-        errors = report.worst_errors(page.worst(predictions), draw, section.worst_errors, samples=samples)
-        examples = report.worst_errors(few, draw, len(samples), samples=samples)
+        errors, examples = _pictures(page, predictions, draw, section)
         text = report.render(
             metrics,
             chosen,
@@ -136,30 +122,55 @@ def _predict(
     folder: Path, card: dict[str, Any], holdout: Path, task: ModuleType, section: params.Evaluate
 ) -> tuple[Predictions, np.ndarray, report.Draw]:
     """Return what the model in `folder` says of the test set, its inputs (N, ...), and what draws one of them."""
-    network = Network(folder / "model.onnx")
     if hasattr(task, "reduced"):  # it tells a map of each image, or boxes
-        drawn: ModuleType = {"map": maps, "boxes": boxes}[task.GIVES]
-        test, page = drawn.TestSet(holdout / "test"), plugins.load(pages, card["task"])
-
-        def overlay(place: int, marks: Mapping[str, float]) -> tuple[str, bytes]:  # noqa: ARG001
-            picture: tuple[str, bytes] = page.overlay(*drawn.drawn(network, test, place, card))
-            return picture
-
-        return drawn.predicted(network, test, card, task, section), test.inputs, overlay
+        return _predict_drawn(folder, card, holdout, task, section)
     inputs = np.load(holdout / "test" / "inputs.npy", mmap_mode="r")
+    index, labels = pd.read_parquet(holdout / "test" / "index.parquet"), np.load(holdout / "test" / "labels.npy")
     if hasattr(task, "fed"):  # it makes images
         found, page = study.read(folder).beside(inputs), plugins.load(pages, card["task"])
-        index, labels = pd.read_parquet(holdout / "test" / "index.parquet"), np.load(holdout / "test" / "labels.npy")
         said = task.predictions(index, labels, study.outputs(found, folder, inputs), card)
         return replace(said, study=found), inputs, lambda place, marks: page.picture(found, place, card)  # noqa: ARG005
-    index, labels = pd.read_parquet(holdout / "test" / "index.parquet"), np.load(holdout / "test" / "labels.npy")
     kind = plugins.load(kinds, card["kind"])
 
     def picture(place: int, marks: Mapping[str, float]) -> tuple[str, bytes]:
         found: tuple[str, bytes] = kind.picture(inputs[place], card, marks)
         return found
 
-    return task.predictions(index, labels, network.outputs(inputs), card), inputs, picture
+    outputs = Network(folder / "model.onnx").outputs(inputs)
+    return task.predictions(index, labels, outputs, card), inputs, picture
+
+
+def _predict_drawn(
+    folder: Path, card: dict[str, Any], holdout: Path, task: ModuleType, section: params.Evaluate
+) -> tuple[Predictions, np.ndarray, report.Draw]:
+    """Do the same for a model that gives a map, or boxes, of which no more is held than those of one image."""
+    network, page = Network(folder / "model.onnx"), plugins.load(pages, card["task"])
+    drawn: ModuleType = {"map": maps, "boxes": boxes}[task.GIVES]
+    test = drawn.TestSet(holdout / "test")
+
+    def overlay(place: int, marks: Mapping[str, float]) -> tuple[str, bytes]:  # noqa: ARG001
+        picture: tuple[str, bytes] = page.overlay(*drawn.drawn(network, test, place, card))
+        return picture
+
+    return drawn.predicted(network, test, card, task, section), test.inputs, overlay
+
+
+def _metrics(predictions: Predictions, task: ModuleType, section: params.Evaluate, seed: int) -> dict[str, Any]:
+    """Return what metrics.json says of the predictions themselves."""
+    metrics = {
+        "gate": task.GATE,
+        **({"lower_is_better": True} if getattr(task, "LOWER_IS_BETTER", False) else {}),
+        "test": scores.scores(predictions, task, section, seed),
+        "groups": scores.by_group(predictions, task, section, seed),
+        "n": predictions.counts(),
+        "resamples": section.resamples,
+        "confidence": section.confidence,
+    }
+    if hasattr(task, "more"):
+        metrics |= task.more(predictions)
+    if labels := scores.by_label(predictions, task, section, seed):
+        metrics["labels"] = labels
+    return metrics
 
 
 def _figures(
@@ -177,6 +188,16 @@ def _figures(
         return page.figures(predictions, card) | ({"ranking": plots.ranking(ranking)} if ranking else {})
 
     return plots.draw(of_task, histories, gate)
+
+
+def _pictures(
+    page: ModuleType, predictions: Predictions, draw: report.Draw, section: params.Evaluate
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Return the worst errors with their pictures, and of a page that has them all its examples."""
+    samples = page.names(predictions) if hasattr(page, "names") else _named(predictions.table)
+    few = page.examples(predictions) if hasattr(page, "examples") else ()
+    errors = report.worst_errors(page.worst(predictions), draw, section.worst_errors, samples=samples)
+    return errors, report.worst_errors(few, draw, len(samples), samples=samples)
 
 
 def _named(table: pd.DataFrame) -> list[str]:

@@ -264,8 +264,9 @@ def _course(base: params.Base, section: params.Train, arrays: Path, name: str) -
 
 def _code(base: params.Base, section: params.Train) -> dict[str, str]:
     """Return the digests of the files that decide how a network trains."""
-    [architecture] = section.architectures
-    own = backend.source(architecture), pairing.source(tasks, base.task)
+    judge = pairing.assigned(tasks, base.task, "JUDGE")  # of a task that makes images
+    own = [backend.source(name) for name in (*section.architectures, judge) if name]
+    own.append(pairing.source(tasks, base.task))
     return provenance.code_behind(*own, *Path(training.__path__[0]).glob("*.py"))
 
 

@@ -34,7 +34,8 @@ Of a task that makes images, a network says itself how wrong it is, by which its
 what is said of a sample (N, S) is what a study of the made images says of it, see medloop/study.py,
 
 - `fed_shape(shape)`, `fed(images, labels, random)`: what a network is given of images (B, H, W, C), and its shape;
-- `making(architecture)`: what the card says of how an image is made.
+- `making(architecture)`: what the card says of how an image is made; `JUDGE`: the architecture of the classifier that
+  a study is made with.
 
 For `evaluate`
 

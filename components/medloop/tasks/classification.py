@@ -113,7 +113,7 @@ def loss(section: params.Train | None = None) -> Any:
     """
     import keras
 
-    from medloop import losses
+    from medloop.networks import losses
 
     section = section or params.Train()
     if section.loss == "cross_entropy" and not section.label_smoothing and not section.mixup:

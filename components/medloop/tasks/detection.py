@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 
-from medloop import box_measures, measures, models, pairing, params
+from medloop import box_measures, models, pairing, params
+from medloop.amounts import fitted, rarest, scaled, too_few
 from medloop.answers import detection as answers
 from medloop.box_measures import METRICS, MOST, Curve, Predictions, gathered, read
 from medloop.errors import Refused
 
-__all__ = ["METRICS", "Predictions", "gathered", "read"]
+__all__ = ["METRICS", "Predictions", "fitted", "gathered", "rarest", "read", "scaled", "too_few"]
 
 GIVES = "boxes"
 KINDS = ("image",)
@@ -45,16 +46,6 @@ def outputs(classes: Sequence[str]) -> int:
     return len(classes)
 
 
-def fitted(labels: np.ndarray) -> dict[str, float]:  # noqa: ARG001
-    """Return nothing: boxes need no constants."""
-    return {}
-
-
-def scaled(labels: np.ndarray, target: Mapping[str, float]) -> np.ndarray:  # noqa: ARG001
-    """Return boxes as the loss takes them: as they are."""
-    return labels
-
-
 def loss(section: params.Train | None = None) -> Any:
     """Return the loss of boxes (B, M, 5), outputs (B, A, K) and image weights (B,) or none, of the one architecture.
 
@@ -63,7 +54,7 @@ def loss(section: params.Train | None = None) -> Any:
     Raises:
         Refused: a parameter asks for what only one class an image knows.
     """
-    from medloop import box_losses
+    from medloop.networks import box_losses
 
     section = section or params.Train()
     plain = {"mixup": 0, "sampling": "natural", "label_smoothing": 0}
@@ -159,17 +150,6 @@ def _f1(labels: np.ndarray, said: np.ndarray, threshold: float, classes: int) ->
 def measured(rows: np.ndarray, truth: np.ndarray, card: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Return the numbers of one image that its detections (D, 6) make beside its boxes (M, 5), both in its pixels."""
     return box_measures.measured(rows, truth, len(card["classes"]))
-
-
-def rarest(labels: np.ndarray, groups: np.ndarray) -> int:
-    """Return the number of clusters `groups` (N,) with an image of the class of `labels` (N, C) that has the fewest."""
-    found = [len(np.unique(groups[column > 0])) for column in labels.T if column.any()]
-    return min(found, default=len(np.unique(groups)))
-
-
-def too_few(labels: np.ndarray, classes: Sequence[str], rule: params.Promote) -> str | None:
-    """Return why `promote` cannot decide on images with these counts (N, C), or None."""
-    return measures.too_few((labels > 0).sum(axis=0), classes, rule.min_per_class)
 
 
 def stored(classes: Sequence[str]) -> list[str]:  # noqa: ARG001

@@ -31,6 +31,7 @@ GATE = "kid"
 LOWER_IS_BETTER = True
 METRICS = ("kid", "kid_train", "kid_ratio", "auc_synthetic", "auc_real", "auc_lost")
 CENTRED = ()
+JUDGE = "cnn"  # architecture of the classifier by whose features images are compared
 FEATURES = 64
 RESAMPLES = 500  # for the standard error of the distance of train images
 USE = "for teaching; never for diagnosis, for validation or test data, nor as training data without a look"

@@ -147,7 +147,7 @@ def loss(section: params.Train | None = None) -> Any:
     """
     from keras import ops
 
-    from medloop import losses
+    from medloop.networks import losses
 
     section = section or params.Train()
     if section.sampling != "natural":

@@ -107,7 +107,7 @@ def loss(section: params.Train | None = None) -> Any:
     """
     from keras import ops
 
-    from medloop import losses
+    from medloop.networks import losses
 
     def log_probabilities(steps: Any) -> Any:
         none = ops.zeros_like(steps[:, :1])

@@ -13,13 +13,14 @@ from typing import Any
 import cv2
 import numpy as np
 
-from medloop import mask_measures, measures, overlap, params
+from medloop import mask_measures, overlap, params
+from medloop.amounts import fitted, rarest, scaled, too_few
 from medloop.answers import segmentation as answers
 from medloop.calibration import TEMPERATURES
 from medloop.errors import Refused
 from medloop.mask_measures import METRICS, Predictions, gathered, read
 
-__all__ = ["METRICS", "Predictions", "gathered", "read"]
+__all__ = ["METRICS", "Predictions", "fitted", "gathered", "rarest", "read", "scaled", "too_few"]
 
 GIVES = "map"
 KINDS = ("image",)
@@ -48,16 +49,6 @@ def outputs(classes: Sequence[str]) -> int:
     return 1 + len(classes)
 
 
-def fitted(labels: np.ndarray) -> dict[str, float]:  # noqa: ARG001
-    """Return nothing: masks need no constants."""
-    return {}
-
-
-def scaled(labels: np.ndarray, target: Mapping[str, float]) -> np.ndarray:  # noqa: ARG001
-    """Return masks as the loss takes them: as they are."""
-    return labels
-
-
 def loss(section: params.Train | None = None) -> Any:
     """Return the loss of masks (B, H, W), logits (B, H, W, 1 + C) and image weights (B,) or none; see `losses.of_maps`.
 
@@ -67,7 +58,7 @@ def loss(section: params.Train | None = None) -> Any:
     Raises:
         Refused: a parameter asks for what only one class an image knows.
     """
-    from medloop import losses
+    from medloop.networks import losses
 
     section = section or params.Train()
     plain = {"mixup": 0, "sampling": "natural"}
@@ -180,17 +171,6 @@ def measured(
     The other arguments are those of `mask_measures.measured`.
     """
     return mask_measures.measured(answers.decide(logits, card), mask, objects, spacing, len(card["classes"]), section)
-
-
-def rarest(labels: np.ndarray, groups: np.ndarray) -> int:
-    """Return the number of clusters `groups` (N,) with an image of the class of `labels` (N, C) that has the fewest."""
-    found = [len(np.unique(groups[column > 0])) for column in labels.T if column.any()]
-    return min(found, default=len(np.unique(groups)))
-
-
-def too_few(labels: np.ndarray, classes: Sequence[str], rule: params.Promote) -> str | None:
-    """Return why `promote` cannot decide on images with these areas (N, C), or None."""
-    return measures.too_few((labels > 0).sum(axis=0), classes, rule.min_per_class)
 
 
 def stored(classes: Sequence[str]) -> list[str]:

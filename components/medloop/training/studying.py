@@ -1,6 +1,6 @@
 """Makes the study of a model that makes images, while train images are at hand: see `medloop.study`.
 
-The classifier is the project's own `cnn`, trained twice by the project's own training: on train images, and on made
+The classifier is the project's own, trained twice by the project's own training: on train images, and on made
 ones of the same classes. It sees no test image, and validation images only to show how it fares.
 """
 
@@ -17,12 +17,12 @@ from medloop.answers import generation as answers
 from medloop.inference import Network
 from medloop.study import Study
 from medloop.tasks import classification
-from medloop.tasks.generation import FEATURES
+from medloop.tasks.generation import FEATURES, JUDGE
 from medloop.training import backend, data, export, fitting, network
 from medloop.training.checkpoint import Checkpoint
 
-JUDGE = params.Train(
-    architectures=("cnn",),
+RECIPE = params.Train(
+    architectures=(JUDGE,),
     keep="last",
     schedule="cosine",
     weight_decay=0.01,
@@ -55,7 +55,7 @@ def make(
     images = np.asarray(train.inputs)
     labels, seeds = study.asked(train.labels)
     made = answers.pictures(Network(folder / "model.onnx").outputs, labels.tolist(), seeds.tolist(), card)
-    asked = JUDGE.model_copy(
+    asked = RECIPE.model_copy(
         update={
             "epochs": study.EPOCHS,
             "patience": study.EPOCHS,
@@ -97,10 +97,10 @@ def _judge(path: Path, arrays: data.Arrays, section: params.Train, seed: int, na
     """Train a classifier and write it as ONNX: images (B, H, W, C) uint8 to logits and features (B, classes + F)."""
     backend.start(name, seed)
     normalisation = data.normalisation(section.normalisation, arrays.train)
-    spec = network.Spec("cnn", arrays.shape, len(arrays.classes), HYPER, normalisation)
+    spec = network.Spec(JUDGE, arrays.shape, len(arrays.classes), HYPER, normalisation)
     kept = Checkpoint(course)
     trained, _ = fitting.fit(spec, arrays, classification, section, seed=seed, checkpoint=kept, log=_Silent())
-    core: Any = trained.get_layer("cnn")
+    core: Any = trained.get_layer(JUDGE)
     both = keras.Model(core.inputs[0], ops.concatenate([core.output, core.layers[-2].output], axis=-1))
     [given] = trained.inputs
     image = keras.Input(given.shape[1:], dtype=given.dtype, name=given.name)

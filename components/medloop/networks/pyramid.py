@@ -5,12 +5,15 @@ and not by strides, which on a CPU are slow. The head's convolutions are those o
 level's own: their statistics differ.
 """
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops
+
+from medloop.networks import box_losses
 
 MOMENTUM = 0.9  # of the normalisation's statistics: a small data set has few steps
 
@@ -52,17 +55,48 @@ def features(image: Any, filters: Sequence[int], finest: int, width: int, blocks
     return list(zip(smooth, (step for step, _ in kept), strict=True))
 
 
-class Tower:
-    """Convolutions that are the same on every level."""
+class Head:
+    """Two towers of convolutions, one for classes and one for sides, and the logits of classes: alike on every level.
 
-    def __init__(self, width: int, depth: int) -> None:
-        self._layers = [layers.Conv2D(width, 3, padding="same", use_bias=False) for _ in range(depth)]
+    Args:
+        width: of the features.
+        depth: 3x3 convolutions of each tower.
+        logits: of each place; at first each says `box_losses.PRIOR`.
+    """
 
-    def __call__(self, x: Any) -> Any:
-        """Return features (B, h, w, width)."""
-        for layer in self._layers:
-            x = _normed(layer(x))
-        return x
+    def __init__(self, width: int, depth: int, logits: int) -> None:
+        self._width = width
+        self._classes, self._sides = _tower(width, depth), _tower(width, depth)
+        self._of_class = last(logits, -math.log(1 / box_losses.PRIOR - 1))
+
+    def network(
+        self,
+        input_shape: tuple[int, int, int],
+        told: Callable[[Any, Any, int], Any],
+        *,
+        filters: Sequence[int],
+        finest: int,
+        blocks: int,
+        name: str,
+    ) -> keras.Model:
+        """Return the network from images (B, H, W, C) to what is `told` (B, A, K) of all places of all levels.
+
+        Args:
+            input_shape: (H, W, C).
+            told: returns (B, h, w, ..., K) of logits (B, h, w, logits), features of sides (B, h, w, width), and pixels
+                from place to place.
+            filters: see `features`.
+            finest: likewise.
+            blocks: likewise.
+            name: of the network.
+        """
+        image = layers.Input(input_shape)
+        found = []
+        for x, step in features(image, filters, finest, self._width, blocks):
+            sides = _through(self._sides, x)
+            of_level = told(self._of_class(_through(self._classes, x)), sides, step)
+            found.append(layers.Reshape((-1, of_level.shape[-1]))(of_level))
+        return keras.Model(image, layers.Concatenate(axis=1)(found), name=name)
 
 
 def last(numbers: int, bias: float) -> Any:
@@ -100,6 +134,17 @@ def _block(x: Any, width: int) -> Any:
     if x.shape[-1] != width:
         x = layers.BatchNormalization(momentum=MOMENTUM)(layers.Conv2D(width, 1, use_bias=False)(x))
     return layers.ReLU()(layers.Add()([x, y]))
+
+
+def _tower(width: int, depth: int) -> list[Any]:
+    return [layers.Conv2D(width, 3, padding="same", use_bias=False) for _ in range(depth)]
+
+
+def _through(tower: Sequence[Any], x: Any) -> Any:
+    """Return features (B, h, w, width)."""
+    for layer in tower:
+        x = _normed(layer(x))
+    return x
 
 
 def _normed(x: Any) -> Any:

@@ -1,0 +1,1 @@
+"""What architectures are built of where several share it, and what they lose."""
