@@ -141,6 +141,11 @@ def test_one_message_for_what_cannot_be_written(source):
         masks.dicom_seg(source, drawn(), CLASSES, frame=2)
     with pytest.raises(Refused, match="has several frames and no FrameOfReferenceUID"):
         masks.dicom_seg(source, np.stack([drawn(), drawn()]), CLASSES)
+    source.FrameOfReferenceUID = "1.2.9"
+    source.SOPClassUID, source.PositionReferenceIndicator = "1.2.840.10008.5.1.4.1.1.2.1", ""  # enhanced CT
+    source.PerFrameFunctionalGroupsSequence = []
+    with pytest.raises(Refused, match="the image lacks what a DICOM segmentation must say of it"):
+        masks.dicom_seg(source, drawn(), CLASSES, frame=1)
     del source.SeriesInstanceUID, source.NumberOfFrames
     with pytest.raises(Refused, match="the image lacks SeriesInstanceUID, to which a DICOM segmentation must refer"):
         masks.dicom_seg(source, drawn(), CLASSES)

@@ -83,7 +83,7 @@ def complete(what: str) -> Iterator[None]:
     """Raise Refused where highdicom does not find in an image what `what` must say of it."""
     try:
         yield
-    except (AttributeError, KeyError, ValueError) as error:  # its text may quote the header
+    except (AttributeError, IndexError, KeyError, ValueError) as error:  # its text may quote the header
         raise Refused(f"the image lacks what {what} must say of it ({type(error).__name__})") from None
 
 
