@@ -38,9 +38,7 @@ def test_the_chosen_model_is_better_than_trees(shared_data, tmp_path, monkeypatc
     )
     ingest(asked.base, asked.ingest, samples=samples)
     validate(asked.base, asked.validate, samples=samples, validation=validation)
-    preprocess(
-        asked.base, asked.preprocess, samples=samples, validation=validation, arrays=arrays, holdout=holdout
-    )
+    preprocess(asked.base, asked.preprocess, samples=samples, validation=validation, arrays=arrays, holdout=holdout)
     train(asked.base, asked.train.only("cnn"), arrays=arrays, model=model)
     metrics = evaluate(
         asked.base,
