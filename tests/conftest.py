@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+import medloop  # noqa: F401  # before what is heavy: see there what it sets
+
 ROOT = Path(__file__).resolve().parents[1]
 LONG = [  # files that take minutes: they begin first, so that at the end no core waits for one of them
     "pipelines/test_containers.py",

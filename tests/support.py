@@ -14,6 +14,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage, ge
 
 ROOT = Path(__file__).resolve().parents[1]
 CANARY = "Canarybird"
+PLAIN_CODE = {"XLA_FLAGS": "--xla_backend_optimization_level=0"}  # small networks compile for longer than they train
 
 GUARD = """
 import os, socket

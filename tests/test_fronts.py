@@ -74,6 +74,15 @@ def test_light_modules_stay_light(modules, barred):
     assert done.stdout.strip() == ""
 
 
+@pytest.mark.parametrize(
+    ("before", "after"), [("pass", 10_000), ("gc.set_threshold(20_000)", 20_000), ("gc.disable()", 0)]
+)
+def test_a_process_of_medloop_seldom_looks_for_cycles_unless_told_otherwise(before, after):
+    code = f"import gc; {before}; import medloop; print(gc.isenabled() * gc.get_threshold()[0])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) == after
+
+
 def test_imports_go_one_way():
     ours = ROOT / "components/medloop"
     upwards = [

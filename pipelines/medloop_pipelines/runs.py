@@ -68,6 +68,8 @@ def cancel(to: Connection, run_id: str) -> str:
         run = client.get_run(run_id)
         if str(run.state) in ENDED:
             raise Refused(f"run {run_id} has ended already: {run.state}")
+        if str(run.state) == "CANCELING":
+            return f"{run.display_name} is being cancelled already"
         client.terminate_run(run_id)
     return f"cancelling {run.display_name}"
 

@@ -35,6 +35,7 @@ def test_a_run_is_started_looked_at_and_cancelled(kubeflow, to):
     assert run in runs.listing(to, "medloop")
     assert runs.cancel(to, run) == "cancelling first"
     assert kubeflow.state.runs[run]["state"] == "CANCELING"
+    assert runs.cancel(to, run) == "first is being cancelled already"
     kubeflow.state.runs[run]["state"] = "CANCELED"
     with pytest.raises(Refused, match="has ended already: CANCELED"):
         runs.cancel(to, run)

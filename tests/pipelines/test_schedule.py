@@ -1,5 +1,6 @@
 """`medloop schedule` against the contract server."""
 
+import io
 import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -137,6 +138,19 @@ def test_another_experiment_s_schedules_are_left_alone(kubeflow, to):
 def test_without_consent_nothing_is_changed(kubeflow, to):
     assert apply(to, NIGHTLY, answer=False).startswith("+ nightly")
     assert kubeflow.changes() == []
+
+
+def test_where_nobody_can_be_asked_nothing_is_changed_and_one_line_says_so(kubeflow, to, monkeypatch, capsys):
+    declare(NIGHTLY)
+    monkeypatch.setattr("sys.argv", ["medloop", "schedule", "apply", "--host", kubeflow.url])
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert "medloop: nobody said yes, so nothing was changed: add --yes" in said
+    assert "Aborted" not in said
+    assert apply(to, NIGHTLY, answer=False).startswith("+ nightly")
 
 
 def test_a_break_after_creating_leaves_both_and_the_next_apply_heals_it(kubeflow, to):

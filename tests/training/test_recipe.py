@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from support import PLAIN_CODE
+
 RECIPE = Path(__file__).with_name("recipe.py")
 BACKENDS = ["tensorflow", "jax"] + (["torch"] if find_spec("torch") else [])
 
@@ -16,7 +18,7 @@ BACKENDS = ["tensorflow", "jax"] + (["torch"] if find_spec("torch") else [])
 @pytest.fixture(scope="module", params=BACKENDS)
 def result(request, tmp_path_factory):
     command = [sys.executable, str(RECIPE), request.param, str(tmp_path_factory.mktemp("recipe"))]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([*sys.path, str(RECIPE.parents[1])])}
+    env = {**os.environ, **PLAIN_CODE, "PYTHONPATH": os.pathsep.join([*sys.path, str(RECIPE.parents[1])])}
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

@@ -16,6 +16,7 @@ import pytest
 from medloop.errors import Refused, Unreachable
 from medloop.training import rollcall, team
 from medloop.training.seat import JAX, Seat
+from support import PLAIN_CODE
 from synthetic import write_arrays
 
 TOGETHER = Path(__file__).with_name("together.py")
@@ -39,7 +40,7 @@ def free():
 
 
 def environment(**own):
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **own}
+    return {**os.environ, **PLAIN_CODE, "PYTHONPATH": os.pathsep.join(sys.path), **own}
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from medloop.cli.options import Experiment, Profile, connected, read
+from medloop.errors import Refused
 
 Cron = Annotated[str | None, typer.Option(help="six fields, seconds first, UTC, e.g. '0 30 2 * * mon'")]
 Interval = Annotated[int | None, typer.Option("--interval", help="seconds from one run to the next")]
@@ -107,7 +108,11 @@ def apply_schedules(
 
     def confirm(difference: str) -> bool:
         typer.echo(difference)
-        return not dry_run and (yes or typer.confirm("make these changes?"))
+        try:
+            return not dry_run and (yes or typer.confirm("make these changes?"))
+        except typer.Abort:
+            typer.echo()  # ends the line of the question
+            raise Refused("nobody said yes, so nothing was changed: add --yes where nobody can be asked") from None
 
     typer.echo(operation.apply(read(), to(), confirm=confirm))
 
