@@ -13,8 +13,10 @@ UV_COMPILE := $(BIN)/uv pip compile pyproject.toml --universal --python-version 
 SETTINGS := words=$$(xargs -r printf '%s\n' <<<"$$SET") && { settings=(); [ -z "$$words" ] || mapfile -t settings <<<"$$words"; } &&
 export SET PROFILE
 
-.PHONY: repro experiment test lint bench lock clean
+.PHONY: setup repro experiment test lint bench lock clean
 .DEFAULT_GOAL := repro
+
+setup: $(READY)  ## the environment alone
 
 repro: $(READY)  ## run the loop: make repro [PROFILE=breastmnist] [SET="train.epochs=3 base.seed=1"]
 	@$(SETTINGS) $(BIN)/medloop repro $${PROFILE:+--profile "$$PROFILE"} "$${settings[@]/#/--set=}"

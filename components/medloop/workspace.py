@@ -56,7 +56,12 @@ def scheduled(schedule: params.Schedule) -> params.Params:
 
 
 def repro(profile: str | None, settings: list[str], *, force: bool = False) -> None:
-    """Run `dvc repro` under the effective parameters; raise Refused when a stage fails."""
+    """Run `dvc repro` under the effective parameters.
+
+    Raises:
+        Unreachable: where the data is does not answer.
+        Refused: the parameters are not right, or a stage failed.
+    """
     _check_folder()
     with _alone():
         _recover()
@@ -71,21 +76,22 @@ def repro(profile: str | None, settings: list[str], *, force: bool = False) -> N
             raise Refused(
                 f"train.hyper must have a key for each architecture; add {missing[0]!r} with {{}} for its defaults"
             )
-        _run_dvc(mapping, keep=profile is None and not settings, force=force)
+        if _run_dvc(mapping, keep=profile is None and not settings, force=force):
+            data.look_back(checked.ingest)
+            raise Refused("a stage failed: its message stands above; outputs of earlier runs are in place")
 
 
-def _run_dvc(mapping: dict[str, Any], *, keep: bool, force: bool) -> None:
+def _run_dvc(mapping: dict[str, Any], *, keep: bool, force: bool) -> int:
+    """Return DVC's exit code, which is the same whatever a stage ended with."""
     command = [sys.executable, "-m", "dvc", "repro", *(["--force"] if force else [])]
     with _laid_over(mapping, keep=keep):
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
         process = subprocess.Popen(command, env={**os.environ, "PATH": path}, process_group=0)
         try:
-            code = process.wait()
+            return process.wait()
         except BaseException:
             _end(process)
             raise
-    if code:
-        raise Refused("a stage failed: its message stands above; outputs of earlier runs are in place")
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -101,6 +101,17 @@ def test_the_command_says_that_the_clock_is_wrong(project, command):
     assert project.contents() == before
 
 
+def test_a_dvc_project_that_cannot_be_reached_ends_as_any_other_service(project):
+    write_params(project, dvc={"repo": "https://127.0.0.1:9/wards.git", "path": "wards", "rev": "v1"})
+    before = project.contents()
+    said = project.run("medloop", "repro", fails=True)
+    assert project.returncode == 4
+    last = said.splitlines()[-1]
+    assert last.startswith("medloop: https://127.0.0.1:9/wards.git cannot be cloned; check ingest.dvc.repo")
+    assert "Traceback" not in said
+    assert project.contents() == before
+
+
 def test_a_revision_of_a_dvc_project_runs_ingest_when_it_is_changed(project, server, tmp_path):
     """The remote of the project is S3; the same files give the same hash as in the bucket and as DVC has it."""
     other = Project.__new__(Project)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from medloop import params
+from medloop.errors import Refused, Unreachable
 
 if TYPE_CHECKING:
     from medloop.fetching import cache
@@ -65,6 +66,21 @@ def look(section: params.Ingest) -> None:
         from medloop.fetching import s3
 
         s3.Prefix(section.root).look()
+
+
+def look_back(section: params.Ingest) -> None:
+    """Ask, after a failure, for the DVC project of the data, which is not asked while all is up to date.
+
+    Raises:
+        Unreachable: it cannot be cloned.
+    """
+    if section.dvc is not None:
+        try:
+            listed(section)
+        except Unreachable:
+            raise
+        except Refused:  # the stage has said it
+            return
 
 
 def data_hash(root: Path) -> str | None:
