@@ -112,6 +112,20 @@ def assert_alike(one, other):
     np.testing.assert_allclose(*(table[["output_0", "output_1"]] for table in tables), atol=1e-4, rtol=0)
 
 
+def test_two_nodes_in_two_containers_come_to_what_one_process_comes_to(client, place, arrays, alone, tmp_path, capfd):
+    scores = trainjob.train(
+        params.Base(), TOGETHER, arrays=arrays, model=tmp_path / "model", job=JOB, client=client, place=place
+    )
+    said = capfd.readouterr().err
+    assert_alike(alone, tmp_path / "model")
+    assert scores == json.loads((tmp_path / "model/card.json").read_text())["validation"]
+    name = trainjob.job_name(params.Base(), TOGETHER, arrays)
+    assert {"node-0: Running", "node-1: Running", f"{name}: Complete"} <= set(said.splitlines())
+    assert "node-0 | lstm 8/8 epochs" in said
+    assert client.list_jobs() == []
+    assert not (place("x").here.parent / name).exists()
+
+
 def _kill_after_a_checkpoint(folder, container, killed):
     """Kill a container once an epoch is whole."""
     deadline = time.monotonic() + SECONDS
@@ -123,10 +137,9 @@ def _kill_after_a_checkpoint(folder, container, killed):
     killed.append(container)
 
 
-def test_a_node_that_is_killed_is_named_and_the_next_job_comes_to_what_one_undisturbed_process_comes_to(
+def test_a_node_that_is_killed_is_named_and_the_next_job_goes_on_after_the_last_whole_epoch(
     client, place, arrays, alone, tmp_path, capfd
 ):
-    """The first epochs are of the first job, the others of the second, which goes on after the last whole one."""
     name = trainjob.job_name(params.Base(), TOGETHER, arrays)
     killed = []
     killer = threading.Thread(target=_kill_after_a_checkpoint, args=(place(name).here, f"{name}-node-1", killed))
@@ -146,13 +159,8 @@ def test_a_node_that_is_killed_is_named_and_the_next_job_comes_to_what_one_undis
     assert 1 <= reached < 8
     capfd.readouterr()
 
-    scores = trainjob.train(params.Base(), TOGETHER, **asked)
+    trainjob.train(params.Base(), TOGETHER, **asked)
     said = capfd.readouterr().err
     assert f"lstm {reached}/8 epochs" not in said
     assert f"lstm {reached + 1}/8 epochs" in said
     assert_alike(alone, tmp_path / "model")
-    assert scores == json.loads((tmp_path / "model/card.json").read_text())["validation"]
-    assert {"node-0: Running", "node-1: Running", f"{name}: Complete"} <= set(said.splitlines())
-    assert "node-0 | lstm 8/8 epochs" in said
-    assert client.list_jobs() == []
-    assert not (place("x").here.parent / name).exists()
