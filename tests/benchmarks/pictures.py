@@ -2,8 +2,8 @@
 
     python tests/benchmarks/pictures.py
 
-Writes docs/results/DATASET.png, of a model that makes images some of these. A data set of which .medloop/rows holds
-nothing keeps the picture that it has.
+Writes docs/results/DATASET.png, of models that make images some of these: DATASET_ARCHITECTURE.png. A data set of which
+.medloop/rows holds nothing keeps the picture that it has.
 """
 
 import json
@@ -37,30 +37,31 @@ def main() -> None:
     """Draw the first row of each data set."""
     target = ROOT / "docs/results"
     target.mkdir(exist_ok=True)
-    for dataset, folder in _first().items():
+    for name, folder in _first().items():
         card = json.loads((folder / "card.json").read_text())
         task, page = plugins.load(tasks, card["task"]), plugins.load(pages, card["task"])
         if card["task"] == "generation":
-            (target / f"{dataset}.png").write_bytes(page.made(study.read(folder), len(card["classes"])))
+            (target / f"{name}.png").write_bytes(page.made(study.read(folder), len(card["classes"])))
             continue
         predictions = task.read(pd.read_parquet(folder / "predictions.parquet"), card)
         with mpl.rc_context(plots.STYLE):
-            figure = page.figures(predictions, card)[OTHERWISE.get(dataset, FIGURES[card["task"]])]
-            figure.savefig(target / f"{dataset}.png", dpi=DOTS_PER_INCH, metadata={"Software": None})
-        print(f"docs/results/{dataset}.png: {card['architecture']}")
+            figure = page.figures(predictions, card)[OTHERWISE.get(name, FIGURES[card["task"]])]
+            figure.savefig(target / f"{name}.png", dpi=DOTS_PER_INCH, metadata={"Software": None})
+        print(f"docs/results/{name}.png: {card['architecture']}")
 
 
 def _first() -> dict[str, Path]:
-    """Return the kept folder of the first seed of each data set's first architecture, as results.csv has them."""
+    """Return by name of picture the kept folder of the first seed of the first architecture in results.csv."""
     found: dict[str, tuple[Any, Path]] = {}
     table = pd.read_csv(Path(__file__).with_name("results.csv")).drop_duplicates(["dataset", "architecture"])
     order = {(row.dataset, row.architecture): place for place, row in enumerate(table.itertuples())}
     for path in KEPT.glob("*/about.json"):
         about = json.loads(path.read_text())
+        name = about["dataset"] + (f"_{about['architecture']}" if about["task"] == "generation" else "")
         key = order[about["dataset"], about["architecture"]], about["seed"]
-        if about["dataset"] not in found or key < found[about["dataset"]][0]:
-            found[about["dataset"]] = key, path.parent
-    return {dataset: folder for dataset, (_, folder) in sorted(found.items())}
+        if name not in found or key < found[name][0]:
+            found[name] = key, path.parent
+    return {name: folder for name, (_, folder) in sorted(found.items())}
 
 
 if __name__ == "__main__":
