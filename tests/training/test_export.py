@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from medloop.tasks import classification
+from medloop.errors import Refused
+from medloop.tasks import classification, segmentation
 from medloop.training import backend, data
 
 
@@ -78,3 +79,24 @@ def test_every_network_of_volumes_is_exported_as_it_is_with_its_views(name, hype
     shifted = [padded[:, :, 2 - h : 14 - h, 2 - w : 12 - w] for h, w in moves]
     wanted = np.mean([plain(np.ascontiguousarray(each)) for s in shifted for each in (s, s[:, :, :, ::-1])], axis=0)
     np.testing.assert_allclose(outputs, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize(("factor", "agrees"), [(1.002, True), (1.05, False)])
+def test_a_map_that_is_exported_wrongly_is_refused_and_one_that_is_rounded_is_not(factor, agrees, tmp_path):
+    backend.start("tensorflow", seed=0)
+    from medloop.training import export, network
+
+    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 1), dtype=np.uint8)
+    model = network.build(network.Spec("unet", (16, 16, 1), 2, {"filters": [4, 8]}, {"kind": "none"}))
+    last = [layer for layer in model.get_layer("unet").layers if layer.weights][-1]
+    last.set_weights([100 * weights for weights in last.get_weights()])  # logits as large as trained ones
+    export.save_keras(model, tmp_path / "model.keras")
+    export.save_onnx(tmp_path / "model.keras", tmp_path / "model.onnx")
+    last.set_weights([factor * weights for weights in last.get_weights()])
+    export.save_keras(model, tmp_path / "model.keras")
+    split = data.Split(images, np.zeros((3, 16, 16), np.uint8), None, None)
+    if agrees:
+        assert len(export.checked_outputs(tmp_path, split, segmentation)) == 3
+    else:
+        with pytest.raises(Refused, match=r"must agree to 0.01 on the validation data, they differ by 0.0"):
+            export.checked_outputs(tmp_path, split, segmentation)
