@@ -5,6 +5,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 
 from medloop import dealing, elastic_net
+from medloop.tasks import ordinal
 
 
 def data(classes, samples=60, features=120, seed=0):
@@ -77,6 +78,33 @@ def test_what_is_kept_says_the_same_and_chose_its_penalty_without_its_own_sample
     accuracy = [(each.argmax(axis=1) == labels).mean() for each in (own, unseen)]
     assert accuracy[0] > accuracy[1] > 0.6
     assert 0 in entry["rows"]
+
+
+def test_questions_are_answered_side_by_side_each_by_those_who_are_asked():
+    inputs, labels = data(3, samples=120)
+    patients = [f"p{i}" for i in range(120)]
+    questions = ordinal.questions(labels, ["none", "mild", "severe"])
+    assert questions[labels == 0].tolist() == [[0, -1]] * (labels == 0).sum()
+    assert questions[labels == 2].tolist() == [[1, 1]] * (labels == 2).sum()
+    entry = elastic_net.beside_each(inputs, labels, questions, patients, seed=0)
+    asked = np.flatnonzero(labels >= 1)
+    alone = elastic_net.beside(inputs[asked], (labels[asked] == 2).astype(int), [patients[i] for i in asked], 2, seed=0)
+    assert entry["each"][1]["penalty"] == alone["penalty"]
+    said, kept = np.array(alone["outputs"]), elastic_net.kept(entry)
+    np.testing.assert_allclose(np.array(entry["outputs"])[asked, 1], said[:, 1] - said[:, 0], atol=2e-6)
+    np.testing.assert_allclose(kept.outputs(inputs)[:, 1], elastic_net.kept(alone).outputs(inputs)[:, 1], atol=1e-6)
+
+
+def test_a_question_that_all_answer_alike_is_answered_by_how_often():
+    inputs, labels = data(2, samples=80)
+    patients = [f"p{i}" for i in range(80)]
+    questions = np.stack([labels, np.zeros(80, np.int64)], axis=1)
+    entry = elastic_net.beside_each(inputs, questions, questions, patients, seed=0)
+    said = elastic_net.kept(entry).outputs(inputs)
+    assert np.ptp(said[:, 0]) > 1
+    np.testing.assert_allclose(said[:, 1], np.log(0.5 / 80.5))
+    one = elastic_net.beside_each(inputs, questions, questions[:, :1], patients, seed=0)
+    assert elastic_net.kept(one).outputs(inputs).shape == (80, 1)  # a single label has one logit
 
 
 def test_of_many_samples_whole_patients_are_drawn(monkeypatch):

@@ -9,7 +9,8 @@ import pytest
 from sklearn.preprocessing import StandardScaler
 
 import sheets
-from medloop import manifest, params, tabular
+from loops import Loop
+from medloop import manifest, params, plugins, tabular, tasks
 from medloop.errors import Refused
 from medloop.kinds import table as kind
 from medloop.stages.evaluate import evaluate
@@ -153,6 +154,34 @@ def test_an_elastic_net_stands_beside_it_with_the_difference_by_patient(loop):
         assert found["low"] <= found["value"] <= found["high"]
     page = (loop.folder / "evaluation/report.html").read_text()
     assert "Less an elastic net on the same inputs, each resample on the same patients: AUC" in page
+
+
+@pytest.mark.parametrize("task", ["multilabel", "ordinal"])
+def test_elastic_nets_stand_beside_grades_and_several_labels_too(task, tmp_path):
+    rows = sheets.rows()
+    for row in rows:
+        high, hurts = row["marker"] > 3, row["pain"] == 3
+        several = "|".join(name for name, yes in (("high", high), ("hurts", hurts)) if yes)
+        row["ill"] = several if task == "multilabel" else ("none", "mild", "severe")[high + hurts]
+    sheets.write(tmp_path / "data/ward.csv", rows)
+    base = params.Base(task=task, kind="table", dataset="sheets")
+    loop = Loop(tmp_path, base)
+    order = {"order": ("none", "mild", "severe")} if task == "ordinal" else {}
+    options = {"table": sheets.options(several=task == "multilabel")}
+    source = params.Ingest(source="table", root=str(tmp_path / "data"), options=options, workers=1, **order)
+    loop.checked(source, params.Validate(suite="table", min_samples_per_class=2))
+    about = loop.prepared("way", PREPROCESS)
+    loop.trained("way", TRAIN.model_copy(update={"folds": 0, "epochs": 2}))
+    section = params.Evaluate(resamples=200, target_sensitivity=None)
+    metrics, _ = loop.judged("way", section, "mlp")
+    entry, found = about["floors"]["elastic_net"], metrics["floors"]["elastic_net"]
+    assert len(entry["intercept"]) == 2
+    gate = plugins.load(tasks, task).GATE
+    assert found[gate]["value"] > 0.5
+    differs = metrics["beyond"]["elastic_net"][gate]
+    assert differs["value"] == pytest.approx(metrics["test"][gate]["value"] - found[gate]["value"])
+    assert differs["low"] <= differs["value"] <= differs["high"]
+    assert "elastic net" in (tmp_path / "way/evaluation/report.html").read_text()
 
 
 def test_two_trainings_give_the_same_bytes(loop, tmp_path):

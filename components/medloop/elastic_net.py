@@ -1,4 +1,4 @@
-"""Logistic regression with an elastic net, which stands beside every network that tells classes from tables.
+"""Logistic regression with an elastic net, which stands beside every network that tells labels from tables.
 
 The mean over samples of the negative log-likelihood, plus penalty * (ratio * |w|_1 + (1 - ratio) / 2 * |w|_2^2); of two
 classes with one column of weights, of more with one for each. It is solved by accelerated proximal gradients with
@@ -35,12 +35,15 @@ class Fit:
 
     coef: np.ndarray  # (F, 1) of two classes, (F, K) of more
     intercept: np.ndarray  # (1,) or (K,)
+    apart: bool = False  # each column answers yes or no by itself
 
     def outputs(self, inputs: np.ndarray) -> np.ndarray:
         """Return logits (N, K) of features (N, F)."""
         used = np.flatnonzero(self.coef.any(axis=1))
         found = np.asarray(inputs[:, used], np.float64) @ self.coef[used] + self.intercept
-        return np.concatenate([np.zeros_like(found), found], axis=1) if found.shape[1] == 1 else found
+        if self.apart or found.shape[1] > 1:
+            return found
+        return np.concatenate([np.zeros_like(found), found], axis=1)
 
     @property
     def size(self) -> np.ndarray:
@@ -127,6 +130,50 @@ def beside(inputs: np.ndarray, labels: np.ndarray, patients: Sequence[str], clas
         seed: of the folds.
     """
     inputs = np.asarray(inputs, np.float64)
+    found, unseen, how = _chosen(inputs, labels, patients, classes, seed)
+    return how | _entry(found, labels, unseen)
+
+
+@threadpool_limits.wrap(limits=1)
+def beside_each(
+    inputs: np.ndarray, labels: np.ndarray, questions: np.ndarray, patients: Sequence[str], seed: int
+) -> dict[str, Any]:
+    """Return elastic nets side by side, one for each yes or no that a network answers by a logit of its own.
+
+    Each chooses its penalty as that of `beside` does. Where all have one answer, how often it is given stands for it.
+
+    Args:
+        inputs: (N, F) of train and validation data.
+        labels: (N,) or (N, L), for the record.
+        questions: (N, K) 1 and 0; -1 of a sample that is not asked.
+        patients: the name of each sample's patient.
+        seed: of the folds.
+    """
+    inputs = np.asarray(inputs, np.float64)
+    fits, unseen, hows = [], np.zeros(questions.shape), []
+    for place, truth in enumerate(questions.T):
+        asked = np.flatnonzero(truth >= 0)
+        if len(np.unique(truth[asked])) == 2:
+            own = np.asarray(patients)[asked].tolist()
+            found, said, how = _chosen(inputs[asked], truth[asked], own, 2, seed)
+        else:
+            found, how = _constant(truth[asked], inputs.shape[1]), {}
+            said = found.outputs(inputs[asked])
+        fits.append(found)
+        hows.append(how)
+        unseen[asked, place] = said[:, 1] - said[:, 0]
+    whole = Fit(
+        np.concatenate([each.coef for each in fits], axis=1),
+        np.concatenate([each.intercept for each in fits]),
+        apart=True,
+    )
+    return {"each": hows} | _entry(whole, labels, unseen)
+
+
+def _chosen(
+    inputs: np.ndarray, labels: np.ndarray, patients: Sequence[str], classes: int, seed: int
+) -> tuple[Fit, np.ndarray, dict[str, Any]]:
+    """Return the elastic net, what those of the folds said of samples unseen (N, classes), and how it was chosen."""
     grid = penalties(inputs, labels, classes)
     _, fewest = dealing.dealt(patients, labels, 2, seed)
     fold, _ = dealing.dealt(patients, labels, max(2, min(FOLDS, fewest)), seed)
@@ -138,17 +185,26 @@ def beside(inputs: np.ndarray, labels: np.ndarray, patients: Sequence[str], clas
     losses = [_loss(outputs, labels) for outputs in unseen]
     best = int(np.argmin(losses))
     found = path(inputs, labels, classes, grid[: best + 1])[-1]
+    how = {"penalty": float(grid[best]), "ratio": RATIO, "loss": [float(loss) for loss in losses]}
+    return found, unseen[best], how
+
+
+def _constant(truth: np.ndarray, features: int) -> Fit:
+    """Return an answer by how often it is yes, half a sample of each added."""
+    odds = np.log((truth.sum() + 0.5) / (len(truth) - truth.sum() + 0.5))
+    return Fit(np.zeros((features, 1)), np.array([odds]))
+
+
+def _entry(found: Fit, labels: np.ndarray, unseen: np.ndarray) -> dict[str, Any]:
     rows = np.flatnonzero(found.size)
     return {
-        "penalty": float(grid[best]),
-        "ratio": RATIO,
-        "loss": [float(loss) for loss in losses],
         "rows": rows.tolist(),
         "coef": found.coef[rows].round(8).tolist(),
         "intercept": found.intercept.round(8).tolist(),
-        "features": inputs.shape[1],
+        "apart": found.apart,
+        "features": len(found.coef),
         "labels": labels.tolist(),
-        "outputs": unseen[best].round(6).tolist(),
+        "outputs": unseen.round(6).tolist(),
     }
 
 
@@ -158,7 +214,7 @@ def kept(entry: Mapping[str, Any]) -> Fit:
     coef = np.zeros((entry["features"], len(intercept)))
     if entry["rows"]:
         coef[entry["rows"]] = entry["coef"]
-    return Fit(coef, intercept)
+    return Fit(coef, intercept, entry["apart"])
 
 
 def _said(logits: np.ndarray) -> np.ndarray:

@@ -126,10 +126,15 @@ def match(keys: Mapping[str, str], rows: Mapping[str, Row], table: Path) -> None
     )
 
 
+def parts(cell: str) -> list[str]:
+    """Return the labels of a cell that joins them by "|", each once."""
+    return list(dict.fromkeys(filter(None, map(str.strip, cell.split("|")))))
+
+
 def _row(cells: Mapping[str, str], where: str, several: bool, labelled: bool) -> Row:
     given = {column: cells[column] for column in (*["label"][: int(labelled)], *OPTIONAL) if cells.get(column)}
     if several:
-        given["label"] = "|".join(dict.fromkeys(filter(None, map(str.strip, cells["label"].split("|")))))
+        given["label"] = "|".join(parts(cells["label"]))
     if labelled and "label" not in given:
         raise Refused(f"{where}: the label is empty")
     if given.get("sex", "F") not in ("F", "M", "O"):

@@ -25,7 +25,8 @@ For `preprocess`
 - where the form has boxes, `boxes(rows, form, classes)`: (N, M, 5), those of each array;
 - where the form has masks, `layers(rows, values, form, name)`: the "mask" or the "instances" that stand under the
   arrays, block after block;
-- optionally `floors(inputs, labels, patients, about, section, seed)`: rivals that stand beside every network.
+- optionally `floors(inputs, labels, patients, about, section, seed, questions)`: rivals that stand beside every network
+  that tells labels.
 
 For `train` and `evaluate`
 

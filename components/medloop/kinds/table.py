@@ -153,8 +153,9 @@ def floors(
     about: Mapping[str, Any],
     section: params.Preprocess,
     seed: int,
+    questions: np.ndarray | None,
 ) -> dict[str, Any]:
-    """Return the elastic net, where classes are told, with the ranking of the features.
+    """Return the elastic net: of classes, with the ranking of the features, or one for each of the `questions`.
 
     Args:
         inputs: (N, F) of train, then of validation data.
@@ -163,13 +164,14 @@ def floors(
         about: about.json.
         section: how often the patients are drawn again.
         seed: of the folds.
+        questions: (N, K) of both, what the logits of a task answer, see medloop/tasks; None: which class.
     """
-    if not about["classes"] or labels.ndim > 1 or labels.dtype.kind != "i":
-        return {}
     rows = elastic_net.drawn(patients, seed)
     both = np.concatenate([part[rows[(rows >= begin) & (rows < begin + len(part))] - begin]
                            for begin, part in zip((0, len(inputs[0])), inputs, strict=True)])  # fmt: skip
     own = [patients[row] for row in rows]
+    if questions is not None:
+        return {elastic_net.NAME: elastic_net.beside_each(both, labels[rows], questions[rows], own, seed)}
     entry = elastic_net.beside(both, labels[rows], own, len(about["classes"]), seed)
     if section.table.resamples:
         names, resamples = about["preprocessing"]["features"], section.table.resamples

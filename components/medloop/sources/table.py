@@ -17,7 +17,7 @@ from pydantic import Field, model_validator
 
 from medloop import params, records, tabular
 from medloop.errors import Refused
-from medloop.labels import MAX_AGE_YEARS, Table
+from medloop.labels import MAX_AGE_YEARS, Table, parts
 from medloop.sources import Item, Sample
 
 KIND = "table"
@@ -49,6 +49,7 @@ class Options(params.Section):
     patient: str | None = Field(None, description="column that names the patient, where one has several records")
     one_each: bool = Field(False, description="each record is a patient of its own")
     label: str | None = Field(None, description="column with the class")
+    several: bool = Field(False, description="the label is several, joined by |, or none; for task multilabel")
     labels: Labels | None = Field(None, description="in place of label: another file")
     target: str | None = Field(None, description="column with a number to predict")
     classes: dict[str, str] = Field({}, description="name by what the file says, two may share one; none: as they are")
@@ -71,6 +72,8 @@ class Options(params.Section):
             raise ValueError("one of label, labels and target must say what is to be told")
         if (self.labels or self.patient) and not (self.id or self.variable):
             raise ValueError("labels and patient need the column that names a record (id)")
+        if self.several and self.target:
+            raise ValueError("several are labels, a target is one number")
         if self.sex and not self.sexes:
             raise ValueError("sex needs sexes: which cells stand for F, M or O")
         return self
@@ -113,6 +116,11 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
             seen.add(known.key)
             chosen = values if whole else [values[i] for i in places]
             yield Item(known.key, partial(_samples, known, chosen, names if _has_text(chosen) else (), options))
+
+
+def multi_label(options: Options) -> bool:
+    """Tell whether a record may have several labels, or none."""
+    return options.several
 
 
 def facts(root: Path, options: Options) -> dict[str, Any]:
@@ -203,7 +211,7 @@ def _known(
     if answers is not None and name not in answers:
         raise Refused(f"{where}: the record has no label in {options.labels and options.labels.path.name}")
     answer = answers[name or ""] if answers is not None else said.get(options.label or options.target or "")
-    if not answer:
+    if answer is None or not (answer or options.several):
         raise Refused(f"{where}: the cell of the {'target' if options.target else 'label'} is empty")
     site = said.get(options.site) if options.site else file.site
     key = name or f"{file.path.name}/{place}"
@@ -233,12 +241,12 @@ def _cell(column: str | None, cells: Any, names: tuple[str, ...]) -> str:
 
 
 def _class(text: str, options: Options) -> str:
-    name = _plain(text)
+    names = [_plain(part) for part in (parts(text) if options.several else [text])]
     if not options.classes:
-        return name
-    if name not in options.classes:
+        return "|".join(names)
+    if any(name not in options.classes for name in names):
         raise tabular.Unreadable("the label is none that ingest.options.table.classes names")
-    return options.classes[name]
+    return "|".join(dict.fromkeys(options.classes[name] for name in names))
 
 
 def _number(text: str) -> float:

@@ -262,12 +262,13 @@ def _floors(
         for name in ("inputs", "labels")
     )
     found = dict(job.task.floors(inputs[0], labels[0], about)) if hasattr(job.task, "floors") else {}
-    classes = job.facts.classes
-    if not hasattr(job.kind, "floors") or job.task.outputs(classes) != len(classes):  # it gives a logit a class
+    if not hasattr(job.kind, "floors") or job.task.NUMBERS:
         return found
+    both = np.concatenate(labels)
+    questions = job.task.questions(both, job.facts.classes) if hasattr(job.task, "questions") else None
     index = pd.concat([pd.read_parquet(development / split / "index.parquet") for split in ("train", "val")])
     patients = index["patient_id"].fillna(index["sample_id"]).tolist()
-    return found | dict(job.kind.floors(inputs, np.concatenate(labels), patients, about, section, seed))
+    return found | dict(job.kind.floors(inputs, both, patients, about, section, seed, questions))
 
 
 def _write(layer: Layer, rows: pd.DataFrame, blocks: Iterable[bytes | memoryview], job: Job, folder: Path) -> None:

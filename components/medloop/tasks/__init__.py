@@ -21,6 +21,8 @@ For `train`
   the gating metric; `gate(labels, said, weights)`: the same under (R, N) sample weights;
 - optionally `floors(inputs, labels, card)`: rivals that a network must beat, fitted on train; `rivals(floors, inputs,
   predictions)`: what they say of others, by name;
+- optionally `questions(labels, classes)`: where a logit is no class, the yes or no that each answers, (N, K) 1 and 0,
+  and -1 of a sample that is not asked;
 
 Of a task that gives maps or boxes no more is ever held than a batch: wherever outputs (N, K) and labels (N, L) are
 spoken of, they are what it keeps of maps (B, H, W, K') and masks (B, H, W), or of (B, A, K') and boxes (B, M, 5),

@@ -137,6 +137,11 @@ def scaled(labels: np.ndarray, target: Mapping[str, float]) -> np.ndarray:  # no
     return labels
 
 
+def questions(labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:  # noqa: ARG001
+    """Return what the logits answer: (N, L) whether a sample has each label."""
+    return labels.astype(np.int64)
+
+
 def loss(section: params.Train | None = None) -> Any:
     """Return the loss of labels (B, L), logits (B, L) and weights (B, L), (B,) or none: binary, a mean over labels.
 

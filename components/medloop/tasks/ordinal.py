@@ -100,6 +100,12 @@ def scaled(labels: np.ndarray, target: Mapping[str, float]) -> np.ndarray:  # no
     return labels
 
 
+def questions(labels: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+    """Return what the steps answer: (N, K - 1) whether a sample that reached a grade is above it; -1: it is below."""
+    steps = np.arange(outputs(classes))
+    return np.where(labels[:, None] >= steps, (labels[:, None] > steps).astype(np.int64), -1)
+
+
 def loss(section: params.Train | None = None) -> Any:
     """Return the loss of labels, steps (B, K - 1) and sample weights (B,) or none, a mean over the batch.
 
