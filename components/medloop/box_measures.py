@@ -236,7 +236,8 @@ def _pairs(shared: np.ndarray, other: np.ndarray, least: float) -> np.ndarray:
     """
     taken, found = np.zeros(len(other), bool), np.full(len(shared), -1)
     counts = int(np.count_nonzero(~other))
-    for place, row in enumerate(shared):
+    for place in np.flatnonzero((shared >= least).any(axis=1)):
+        row = shared[place]
         for part in (slice(0, counts), slice(counts, None)):
             free = np.where(taken[part], -1.0, row[part])
             if len(free) and free.max() >= least:

@@ -119,7 +119,7 @@ def found(outputs: np.ndarray) -> np.ndarray:
     score = of_class[place, kind]
     first = np.argsort(-score, kind="stable")[:LOOKED_AT]
     rows = np.column_stack([outputs[place[first], 4:NUMBERS].astype(np.float64), score[first], kind[first] + 1.0])
-    return rows[kept(rows)][:MOST]
+    return rows[kept(rows)]
 
 
 def joined(parts: list[np.ndarray], at: list[tuple[int, int]], size: tuple[int, ...]) -> np.ndarray:
@@ -127,7 +127,7 @@ def joined(parts: list[np.ndarray], at: list[tuple[int, int]], size: tuple[int, 
     moved = [rows + np.array([left, top, left, top, 0, 0]) for (top, left), rows in zip(at, parts, strict=True)]
     rows = cut(np.concatenate(moved), size)
     rows = rows[np.argsort(-rows[:, 4], kind="stable")]
-    return rows[kept(rows)][:MOST]
+    return rows[kept(rows)]
 
 
 def restored(rows: np.ndarray, array: tuple[int, ...], size: tuple[int, ...]) -> np.ndarray:
@@ -158,11 +158,11 @@ def cut(rows: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
 def kept(rows: np.ndarray) -> np.ndarray:
     """Return the places of those among detections (D, 6), the highest score first, that non-maximum suppression leaves.
 
-    One of another class is never in the way.
+    They are the first MOST of them. One of another class is never in the way.
     """
-    left, places = np.arange(len(rows)), []
+    left, places = np.arange(len(rows)), list[int]()
     apart = rows[:, :4] + (rows[:, 5] * 2 * (1 + np.abs(rows[:, :4]).max(initial=0)))[:, None]
-    while len(left):
+    while len(left) and len(places) < MOST:
         first, left = left[0], left[1:]
         places.append(first)
         left = left[overlaps(apart[first : first + 1], apart[left])[0] <= SAME]
@@ -171,10 +171,12 @@ def kept(rows: np.ndarray) -> np.ndarray:
 
 def overlaps(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return the IoU (D, E) of boxes (D, 4) with others (E, 4)."""
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:4], others[None, :, 2:4])
-    both = np.prod(np.maximum(high - low, 0), axis=-1)
-    areas = [np.prod(each[:, 2:4] - each[:, :2], axis=-1) for each in (boxes, others)]
+    across, down = (
+        np.minimum(boxes[:, None, i + 2], others[None, :, i + 2]) - np.maximum(boxes[:, None, i], others[None, :, i])
+        for i in (0, 1)
+    )
+    both = np.maximum(across, 0) * np.maximum(down, 0)
+    areas = [(each[:, 2] - each[:, 0]) * (each[:, 3] - each[:, 1]) for each in (boxes, others)]
     union = areas[0][:, None] + areas[1][None] - both
     return np.divide(both, union, out=np.zeros_like(both), where=union > 0)
 
