@@ -102,8 +102,14 @@ def _places(
     height, width = size
     drawn = random.uniform(-section.elastic, section.elastic, (part.count, LATTICE, LATTICE, 2))[part.rows]
     coarse = (drawn * np.array([width, height])).astype(np.float32)
-    own = np.dstack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)))
+    own = _own(size)
     return (own + cv2.resize(each, (width, height), interpolation=cv2.INTER_CUBIC) for each in coarse)
+
+
+def _own(size: tuple[int, ...]) -> np.ndarray:
+    """Return the place (x, y) of each pixel, (H, W, 2) float32."""
+    height, width = size
+    return np.dstack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)))
 
 
 def _warped(image: np.ndarray, matrix: np.ndarray, bent: np.ndarray | None, way: int) -> np.ndarray:
@@ -124,12 +130,20 @@ def _turned(boxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
 def _bent(boxes: np.ndarray, matrix: np.ndarray, bent: np.ndarray) -> np.ndarray:
     """Return the boxes (M, 5) around the pixels of a copy that come out of boxes; of none of them, an empty one."""
     source = cv2.transform(bent, cv2.invertAffineTransform(matrix)) + 0.5  # (H, W, 2)
+    size = bent.shape[1::-1]
+    reach = float(np.abs(bent - _own(bent.shape[:2])).max()) + 1  # of a displacement: looked at is what lies so near
+    around = _turned(boxes, matrix)
+    low = np.clip(np.floor(around[:, :2] - reach), 0, size).astype(int).tolist()
+    high = np.clip(np.ceil(around[:, 2:4] + reach), 0, size).astype(int).tolist()
+    last = np.nextafter(boxes[:, 2:4].astype(np.float32), np.float32(-np.inf)).tolist()  # ends are exclusive
     found = np.zeros(boxes.shape)
-    for place, (x0, y0, x1, y1, kind) in enumerate(boxes):
-        inside = (source[..., 0] >= x0) & (source[..., 0] < x1) & (source[..., 1] >= y0) & (source[..., 1] < y1)
-        rows, columns = np.flatnonzero(inside.any(axis=1)), np.flatnonzero(inside.any(axis=0))
-        if len(rows):
-            found[place] = columns[0], rows[0], columns[-1] + 1, rows[-1] + 1, kind
+    for place, ((x0, y0), (x1, y1)) in enumerate(zip(low, high, strict=True)):
+        if x0 < x1 and y0 < y1:
+            inside = cv2.inRange(source[y0:y1, x0:x1], tuple(boxes[place, :2].tolist()), tuple(last[place]))
+            left, top, width, height = cv2.boundingRect(inside)
+            if width:
+                left, top = left + x0, top + y0
+                found[place] = left, top, left + width, top + height, boxes[place, 4]
     return found
 
 

@@ -134,8 +134,7 @@ def sample_weights(labels: np.ndarray, classes: int, mode: str, sampling: str = 
 
     They are ones under balanced sampling too, where every class counts the same already. Of several labels at once
     (N, L) each has weights of its own, (N, L): samples with it and samples without it count the same. Of masks and
-    boxes they are
-    ones: their losses see to rare classes.
+    boxes they are ones: their losses see to rare classes.
     """
     if mode == "none" or sampling == "balanced" or not classes or labels.ndim == DRAWN:
         return np.ones(len(labels), np.float32)
