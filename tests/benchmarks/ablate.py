@@ -5,7 +5,8 @@
 The first row is the profile as it is; each argument after `--try` is another, of settings laid over it. A row of
 ablations.csv holds the gating metric of predictions that no network made of a patient that it had seen, and its
 difference to the first row with a 95% interval: bootstrap over patients, paired, the mean over seeds in each resample.
-Predictions are kept in .medloop/ablations, so that a run that was cut off goes on where it was.
+`--ensemble` adds a row of the networks of all seeds as one model, against the mean of each by itself. Predictions are
+kept in .medloop/ablations, so that a run that was cut off goes on where it was, all under the key that lies there.
 """
 
 import argparse
@@ -42,12 +43,17 @@ def main() -> None:
     options.add_argument("--seeds", type=int, nargs="+", default=[0])
     options.add_argument("--over", nargs="*", default=[], help="KEY=VALUE, laid over the profile in every row")
     options.add_argument("--try", dest="tried", nargs="*", default=[], help='"KEY=VALUE KEY=VALUE", a row each')
+    options.add_argument(
+        "--ensemble", action="store_true", help="a row of all seeds together, as train.members has them"
+    )
     asked = options.parse_args()
     plain = None
     for settings in ["", *asked.tried]:
         outcomes = [outcome(asked, settings, seed) for seed in asked.seeds]
         plain = plain or outcomes
         write(asked, settings, outcomes, plain)
+    if asked.ensemble and plain:
+        write(asked, f"train.members={len(asked.seeds)}", [together(plain)], plain)
 
 
 def outcome(asked: argparse.Namespace, settings: str, seed: int) -> dict[str, Any]:
@@ -66,7 +72,10 @@ def outcome(asked: argparse.Namespace, settings: str, seed: int) -> dict[str, An
 def _train(content: dict[str, Any], architecture: str, folder: Path) -> None:
     project = Project(folder / "project")
     data = os.environ.get("MEDLOOP_DATA", str(ROOT.parent / "shared" / "data"))
-    project.env |= {"MEDLOOP_DATA": data}
+    project.env |= {
+        "MEDLOOP_DATA": data,
+        "MEDLOOP_KEY_FILE": str(KEPT.absolute() / "pseudonym.key"),
+    }  # one for all rows
     (project.folder / "params.yaml").write_text(yaml.safe_dump(content))
     for stage in ("ingest", "validate", "preprocess"):
         project.run("medloop", stage, timeout=3600)
@@ -78,6 +87,21 @@ def _train(content: dict[str, Any], architecture: str, folder: Path) -> None:
     card = json.loads((made / "card.json").read_text()) | {"seconds": round(seconds)}
     (folder / "card.json").write_text(json.dumps(card))
     shutil.rmtree(folder / "project")
+
+
+def together(outcomes: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the outcome of one model that gives the mean of what the networks of all seeds give.
+
+    None of them saw the patient: each is of the fold without it.
+    """
+    tables = [each["table"].sort_values("sample_id").reset_index(drop=True) for each in outcomes]
+    names = [name for name in tables[0] if str(name).startswith("output_")]
+    seconds = sum(each["card"]["seconds"] for each in outcomes)
+    mean = np.mean([table[names] for table in tables], axis=0)
+    return {
+        "card": outcomes[0]["card"] | {"seconds": seconds},
+        "table": tables[0].assign(**dict(zip(names, mean.T, strict=True))),
+    }
 
 
 def write(
@@ -114,7 +138,10 @@ def write(
 
 
 def _gates(outcomes: list[dict[str, Any]], task: Any) -> np.ndarray:
-    """Return the gating metric (1 + RESAMPLES,), mean over the seeds: of all samples, then of each resample."""
+    """Return the gating metric (1 + RESAMPLES,), mean over the seeds: of all samples, then of each resample.
+
+    Resamples of all rows meet the same patients, for their pseudonyms are the same.
+    """
     found = []
     for each in outcomes:
         table = each["table"].sort_values("sample_id")
