@@ -144,6 +144,9 @@ class ShardWriter:
             self._file = None
 
 
+OPEN = 2  # shards that are mapped at once: what was read of a mapped file counts as memory of the process
+
+
 class Values:
     """Reads packed samples: `Values(folder)[row]` for a row of the manifest."""
 
@@ -176,6 +179,8 @@ class Values:
 
     def _view(self, shard: str, offset: int, dtype: np.dtype, shape: Iterable[int]) -> np.ndarray:
         if shard not in self._shards:
+            while len(self._shards) >= OPEN:
+                self._shards.pop(next(iter(self._shards)))
             self._shards[shard] = np.memmap(self._folder / shard, np.uint8, "r")
         shape = tuple(int(side) for side in shape)
         size = int(np.prod(shape)) * dtype.itemsize

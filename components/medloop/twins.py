@@ -6,6 +6,10 @@ their detail agree: what is left of them once the smooth anatomy is taken away. 
 descriptors in blocks of matrix products first, and the few candidates left on their pixels.
 """
 
+import math
+import mmap
+import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 
 import cv2
@@ -21,8 +25,32 @@ DESCRIBED_PX = 64  # larger images are described as if they had this size,
 GRID = 12 / 28  # with so many rows of detail for each of theirs,
 WHOLE = 12  # and so many rows of everything
 HALFWAY_LOSS = 0.05  # of correlation, by standing half a pixel off
-FIRST, SECOND = 2048, 1024  # images compared in one block: 42 MB of products
-PAIRS = 512  # candidates confirmed at once
+FIRST, SECOND = 2048, 256  # images compared in one block: 10 MB of products
+ROUGH = 16_384  # candidates looked at once
+PAIRS = 512  # those confirmed at once
+WRITTEN = 1000  # images written to a scratch file before its memory is let go
+
+
+def scratch(each: Iterable[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """Return images (N, ...) as an array of this shape, float32, in a file without a name, which goes with it.
+
+    Raises:
+        OSError: no room for it; writing to a mapped file that finds none would kill the process.
+    """
+    with tempfile.TemporaryFile() as file:
+        os.posix_fallocate(file.fileno(), 0, 4 * math.prod(shape))
+        images = np.memmap(file, np.float32, "r+", shape=shape)
+    for place, image in enumerate(each):
+        images[place] = image
+        if place % WRITTEN == 0:
+            _let_go(images)
+    return images
+
+
+def _let_go(images: np.ndarray) -> None:
+    """Give back what memory the pages of a scratch file take: they are read again where they are asked for."""
+    if isinstance(images, np.memmap):
+        images._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 def find(images: np.ndarray, first: np.ndarray, second: np.ndarray, thresholds: params.LeakThresholds) -> pd.DataFrame:
@@ -60,10 +88,19 @@ def _candidates(
             for mirror in range(4):
                 detail, whole = (_rows(_mirrored(grids, mirror)) for grids in windows)  # (5 Q, d) each
                 row, column = np.divmod(np.flatnonzero(detail @ other_detail.T > thresholds.candidate), len(other))
-                rough = np.einsum("pd,pd->p", whole[row], other_whole[column])
-                likely = rough > thresholds.correlation - HALFWAY_LOSS
+                likely = _products(whole, other_whole, row, column) > thresholds.correlation - HALFWAY_LOSS
                 pair = np.unique(np.stack([row[likely] % len(query), column[likely]]), axis=1)
                 yield query[pair[0]], other[pair[1]], mirror
+            _let_go(images)
+
+
+def _products(first: np.ndarray, second: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Return the products (P,) of rows of the first with rows of the second, a part of them at a time."""
+    found = np.empty(len(row), np.float32)
+    for start in range(0, len(row), ROUGH):
+        part = slice(start, start + ROUGH)
+        found[part] = np.einsum("pd,pd->p", first[row[part]], second[column[part]])
+    return found
 
 
 def _same(first: np.ndarray, second: np.ndarray, thresholds: params.LeakThresholds) -> tuple[np.ndarray, np.ndarray]:

@@ -43,26 +43,29 @@ def find(
 
 
 def _views(each: Iterable[np.ndarray], count: int, size: int) -> np.ndarray:
-    """Return (3, N, S, S) float32: the sums along each axis, of zero mean and unit variance; constant ones are zeros.
+    """Return (N, 3, S, S) float32: the sums along each axis, of zero mean and unit variance; constant ones are zeros.
 
     What lies in the middle of an axis counts most, and less and less towards its ends, so that there is detail to
     compare and a shift by a voxel changes little.
     """
-    views = np.zeros((3, count, size, size), np.float32)
-    for place, volume in enumerate(each):
+
+    def three(volume: np.ndarray) -> np.ndarray:
+        views = np.empty((3, size, size), np.float32)
         for axis, side in enumerate(volume.shape):
             seen = np.tensordot(np.hanning(side + 2)[1:-1].astype(np.float32), volume, (0, axis))
             view = cv2.resize(seen.astype(np.float32), (size, size), interpolation=cv2.INTER_AREA)
             view -= view.mean()
-            views[axis, place] = view / max(float(view.std()), 1e-3)
-    return views
+            views[axis] = view / max(float(view.std()), 1e-3)
+        return views
+
+    return twins.scratch(map(three, each), (count, 3, size, size))
 
 
 def _alike(views: np.ndarray, first: np.ndarray, second: np.ndarray, thresholds: params.LeakThresholds) -> pd.DataFrame:
     """Return the pairs of which all three views are the same picture."""
-    found = pd.concat([twins.find(view, first, second, thresholds) for view in views])
+    found = pd.concat([twins.find(views[:, axis], first, second, thresholds) for axis in range(3)])
     pairs = found.groupby(["a", "b"], as_index=False)["correlation"].agg(["min", "size"])
-    return pairs[pairs["size"] == len(views)][["a", "b", "min"]].rename(columns={"min": "correlation"})
+    return pairs[pairs["size"] == 3][["a", "b", "min"]].rename(columns={"min": "correlation"})
 
 
 def _agreement(first: np.ndarray, second: np.ndarray, side: int) -> float:

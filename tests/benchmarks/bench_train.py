@@ -1,13 +1,14 @@
-"""Training throughput through the product, against plain `model.fit(x, y, batch_size=32)` on TensorFlow.
+"""Training throughput through the product, against plain `model.fit(x, y, batch_size=32, validation_data=...)` on
+TensorFlow.
 
 Both train the same architecture on the same images of 28x28 (12,800, or 1,600 for the larger networks), 10 classes,
 without augmentation. `lstm-10x1` and `attention-10x1` are the tutorial's own, for ten values; networks for sequences
 see 140 values, those for volumes 64 of 28x28x28; networks that give maps or boxes train on images of 128x128, 64 with a
-mask or 256 with five boxes, by the product's loss. The product also normalises, weights classes, scores 512 validation
-samples (16 of images with masks or boxes and of volumes) and writes a checkpoint after every epoch. Each runs in a
-process of its own, epoch by epoch in turn. Prints seconds an epoch and the ratio of medians, without the first epoch,
-in which both compile, and of all epochs together. With --backends the product trains on TensorFlow and on JAX too, in
-the same turns: `auto` should be the faster of the two.
+mask or 256 with five boxes, by the product's loss. After every epoch both score a tenth as many validation samples, the
+rival by `validation_data`. The product also normalises, weights classes, and writes a checkpoint after every epoch. Each
+runs in a process of its own, epoch by epoch in turn. Prints seconds an epoch and the ratio of medians, without the first
+epoch, in which both compile, and of all epochs together. With --backends the product trains on TensorFlow and on JAX too,
+in the same turns: `auto` should be the faster of the two.
 
     python tests/benchmarks/bench_train.py [--backends] [ARCHITECTURE ...]
 """
@@ -46,7 +47,7 @@ IMAGES = {
     **dict.fromkeys(VOLUMES, 64),
     **{name: 64 if task == "segmentation" else 256 for name, task in DRAWN.items()},
 }
-VALIDATION = {name: 16 if name in (*DRAWN, *VOLUMES) else 512 for name in IMAGES}
+VALIDATION = {name: count // 10 for name, count in IMAGES.items()}
 HYPER: dict[str, dict[str, str]] = {name: {"activation": "relu"} for name in TUTORIAL}
 
 
@@ -117,7 +118,7 @@ def _plain(
     task: str,
     outputs: int,
     train: tuple[np.ndarray, np.ndarray],
-    _: tuple[np.ndarray, np.ndarray],
+    val: tuple[np.ndarray, np.ndarray],
 ) -> None:
     os.environ["KERAS_BACKEND"] = "tensorflow"
     import keras
@@ -130,10 +131,14 @@ def _plain(
     if task != "classification":
         loss = plugins.load(tasks, task).loss(params.Train(architectures=(architecture,)))
     model.compile(optimizer="adam", loss=loss, metrics=["accuracy"] if task == "classification" else [])
-    x = images.astype("float32") / (1 if images.dtype == np.float32 else 255)
-    given = [x] * len(model.inputs) if len(model.inputs) > 1 else x
+
+    def given(each: np.ndarray) -> np.ndarray | list[np.ndarray]:
+        x = each.astype("float32") / (1 if each.dtype == np.float32 else 255)
+        return [x] * len(model.inputs) if len(model.inputs) > 1 else x
+
+    inputs, beside = given(images), (given(val[0]), val[1])
     for start in _turns():
-        model.fit(given, labels, batch_size=BATCH, verbose=0)
+        model.fit(inputs, labels, batch_size=BATCH, validation_data=beside, verbose=0)
         print(time.perf_counter() - start, flush=True)
 
 

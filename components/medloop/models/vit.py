@@ -10,6 +10,8 @@ from typing import Any
 import keras
 from keras import initializers, layers, ops
 
+from medloop.networks import blocks
+
 KIND = "transformer"
 EPSILON = 1e-6
 SPREAD = 0.02  # standard deviation of what each place adds to its patch, before training
@@ -73,4 +75,4 @@ def _attention(x: Any, heads: int) -> Any:
 
 
 def _normed(x: Any) -> Any:
-    return layers.LayerNormalization(epsilon=EPSILON)(x)
+    return blocks.LayerNorm(EPSILON)(x)
