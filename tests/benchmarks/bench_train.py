@@ -1,14 +1,13 @@
-"""Training throughput through the product, against plain `model.fit(x, y, batch_size=32, validation_data=...)` on
-TensorFlow.
+"""Training throughput through the product, against plain `model.fit(x, y, batch_size=32)` on TensorFlow.
 
 Both train the same architecture on the same images of 28x28 (12,800, or 1,600 for the larger networks), 10 classes,
 without augmentation. `lstm-10x1` and `attention-10x1` are the tutorial's own, for ten values; networks for sequences
 see 140 values, those for volumes 64 of 28x28x28; networks that give maps or boxes train on images of 128x128, 64 with a
-mask or 256 with five boxes, by the product's loss. After every epoch both score a tenth as many validation samples, the
-rival by `validation_data`. The product also normalises, weights classes, and writes a checkpoint after every epoch. Each
-runs in a process of its own, epoch by epoch in turn. Prints seconds an epoch and the ratio of medians, without the first
-epoch, in which both compile, and of all epochs together. With --backends the product trains on TensorFlow and on JAX too,
-in the same turns: `auto` should be the faster of the two.
+mask or 256 with five boxes, by the product's loss. Both score a tenth as many validation samples after every epoch, the
+rival by `validation_data`. The product also normalises, weights classes, and writes a checkpoint each time. Each runs
+in a process of its own, epoch by epoch in turn. Prints seconds an epoch and the ratio of medians, without the first
+epoch, in which both compile, and of all epochs together. With --backends the product trains on TensorFlow and on JAX
+too, in the same turns: `auto` should be the faster of the two.
 
     python tests/benchmarks/bench_train.py [--backends] [ARCHITECTURE ...]
 """
