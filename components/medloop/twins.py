@@ -50,7 +50,7 @@ def scratch(each: Iterable[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
 def _let_go(images: np.ndarray) -> None:
     """Give back what memory the pages of a scratch file take: they are read again where they are asked for."""
     if isinstance(images, np.memmap):
-        images._mmap.madvise(mmap.MADV_DONTNEED)
+        images._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]  # numpy's, of every view too
 
 
 def find(images: np.ndarray, first: np.ndarray, second: np.ndarray, thresholds: params.LeakThresholds) -> pd.DataFrame:
