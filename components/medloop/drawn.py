@@ -32,7 +32,7 @@ def measured(table: pd.DataFrame, facts: manifest.Facts, values: manifest.Values
     """Return the columns of each sample that are measured in one pass, and the classes that it shows, joined by "|"."""
     found: dict[str, list[float]] = {name: [] for name in columns(facts)}
     shown = []
-    for row in list[Any](table.itertuples()):
+    for row in manifest.rows(table):
         held = set[str]()
         for wanted, measure in ((facts.masks, _mask), (facts.boxes, _boxes)):
             if wanted:

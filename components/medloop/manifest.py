@@ -6,6 +6,7 @@ points to. What has no meaning for a kind of sample is null.
 """
 
 import json
+import mmap
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,8 @@ from medloop.errors import Refused
 SCHEMA_VERSION = 2
 SPLITS = ("train", "val", "test")
 SHARD_BYTES = 256 * 2**20
+OPEN = 2  # shards that are mapped at once
+READ = 1000  # samples: what was read of mapped files counts as memory of the process, and is given back after so many
 
 SCHEMA = pa.schema(
     [
@@ -113,6 +116,19 @@ def read(folder: Path) -> tuple[pd.DataFrame, Facts]:
     return table.to_pandas(), Facts(**facts)
 
 
+def rows(table: pd.DataFrame) -> Iterator[Any]:
+    """Yield the rows of a table as `itertuples` does, which holds what it makes of all of them."""
+    for first in range(0, len(table), READ):
+        yield from table.iloc[first : first + READ].itertuples()
+
+
+def let_go(*mapped: np.ndarray) -> None:
+    """Give back what memory the pages of mapped files take: they are read again where they are asked for."""
+    for each in mapped:
+        if isinstance(each, np.memmap):
+            each._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]  # numpy's, of every view too
+
+
 class ShardWriter:
     """Appends arrays to `folder/shards`, and begins a new file when one is full."""
 
@@ -144,15 +160,13 @@ class ShardWriter:
             self._file = None
 
 
-OPEN = 2  # shards that are mapped at once: what was read of a mapped file counts as memory of the process
-
-
 class Values:
     """Reads packed samples: `Values(folder)[row]` for a row of the manifest."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._shards: dict[str, np.memmap] = {}
+        self._read = 0
 
     def __getitem__(self, row: Any) -> np.ndarray:
         """Return the values of a sample in the shape and type that its row says; a read-only view of the file."""
@@ -170,7 +184,7 @@ class Values:
 
     def each(self, table: pd.DataFrame) -> Iterator[np.ndarray]:
         """Yield the values of each row of `table`, in order."""
-        return (self[row] for row in table.itertuples())
+        return (self[row] for row in rows(table))
 
     def _layer(self, row: Any, offset: float | None, dtype: np.dtype) -> np.ndarray | None:
         if offset is None or pd.isna(offset):
@@ -182,6 +196,9 @@ class Values:
             while len(self._shards) >= OPEN:
                 self._shards.pop(next(iter(self._shards)))
             self._shards[shard] = np.memmap(self._folder / shard, np.uint8, "r")
+        self._read += 1
+        if self._read % READ == 0:
+            let_go(*self._shards.values())
         shape = tuple(int(side) for side in shape)
         size = int(np.prod(shape)) * dtype.itemsize
         return self._shards[shard][offset : offset + size].view(dtype).reshape(shape)

@@ -7,7 +7,6 @@ descriptors in blocks of matrix products first, and the few candidates left on t
 """
 
 import math
-import mmap
 import os
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
@@ -16,7 +15,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from medloop import params
+from medloop import manifest, params
 
 MARGIN_PX = 3  # left out all round: what a shift brings in at the border is no part of the picture
 SHIFT_PX = 2  # searched in each direction
@@ -25,7 +24,7 @@ DESCRIBED_PX = 64  # larger images are described as if they had this size,
 GRID = 12 / 28  # with so many rows of detail for each of theirs,
 WHOLE = 12  # and so many rows of everything
 HALFWAY_LOSS = 0.05  # of correlation, by standing half a pixel off
-FIRST, SECOND = 2048, 256  # images compared in one block: 10 MB of products
+FIRST, SECOND = 1024, 256  # images compared in one block: 5 MB of products
 ROUGH = 16_384  # candidates looked at once
 PAIRS = 512  # those confirmed at once
 WRITTEN = 1000  # images written to a scratch file before its memory is let go
@@ -43,14 +42,8 @@ def scratch(each: Iterable[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     for place, image in enumerate(each):
         images[place] = image
         if place % WRITTEN == 0:
-            _let_go(images)
+            manifest.let_go(images)
     return images
-
-
-def _let_go(images: np.ndarray) -> None:
-    """Give back what memory the pages of a scratch file take: they are read again where they are asked for."""
-    if isinstance(images, np.memmap):
-        images._mmap.madvise(mmap.MADV_DONTNEED)  # type: ignore[attr-defined]  # numpy's, of every view too
 
 
 def find(images: np.ndarray, first: np.ndarray, second: np.ndarray, thresholds: params.LeakThresholds) -> pd.DataFrame:
@@ -91,7 +84,7 @@ def _candidates(
                 likely = _products(whole, other_whole, row, column) > thresholds.correlation - HALFWAY_LOSS
                 pair = np.unique(np.stack([row[likely] % len(query), column[likely]]), axis=1)
                 yield query[pair[0]], other[pair[1]], mirror
-            _let_go(images)
+            manifest.let_go(images)
 
 
 def _products(first: np.ndarray, second: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from scipy.special import ndtr, stdtrit
 
 Compute = Callable[[np.ndarray], dict[str, np.ndarray]]
 
-CHUNK = 4_000_000  # sample weights held at once
+CHUNK = 1_000_000  # sample weights held at once: 8 MB, and what metrics make of them several times as much
 MAX_UNDEFINED = 0.05  # share of resamples without a value, e.g. for want of a class; above it there is no interval
 
 

@@ -85,7 +85,7 @@ def _pixels(table: pd.DataFrame, samples: Path) -> dict[str, Any]:
     """Return what one pass over the pixels measures of each sample."""
     pixels = manifest.Values(samples)
     found = np.zeros((len(table), len(MEASURED)))
-    for i, row in enumerate(list[Any](table.itertuples())):
+    for i, row in enumerate(manifest.rows(table)):
         image = pixels[row]
         low, high = int(image.min()), int(image.max())
         at_the_ends = np.count_nonzero((image == low) | (image == high)) / image.size

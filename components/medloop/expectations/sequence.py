@@ -64,7 +64,7 @@ def _measured(table: pd.DataFrame, samples: Path) -> dict[str, Any]:
     """Return what one pass over the values measures of each sample."""
     values = manifest.Values(samples)
     found = np.zeros((len(table), len(MEASURED)))
-    for i, row in enumerate(list[Any](table.itertuples())):
+    for i, row in enumerate(manifest.rows(table)):
         signal = values[row]
         bad = int(np.count_nonzero(~np.isfinite(signal)))
         spread = float(np.min(signal.max(axis=0) - signal.min(axis=0)))

@@ -63,7 +63,7 @@ def _measured(table: pd.DataFrame, samples: Path) -> dict[str, Any]:
     """Return what one pass over the values measures of each sample."""
     values = manifest.Values(samples)
     found = np.zeros((len(table), len(MEASURED)))
-    for i, row in enumerate(list[Any](table.itertuples())):
+    for i, row in enumerate(manifest.rows(table)):
         record = values[row]
         known = record[np.isfinite(record)]
         spread = float(np.ptp(known)) if len(known) > 1 else float(record.size == 1)

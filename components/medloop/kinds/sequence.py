@@ -138,7 +138,7 @@ def index(rows: pd.DataFrame, form: Form) -> pd.DataFrame:
 
 def arrays(rows: pd.DataFrame, values: manifest.Values, form: Form) -> Iterator[memoryview]:
     """Yield windows (N, L, C) float32, block after block, sample by sample, in the order of time."""
-    for row in list[Any](rows.itertuples()):
+    for row in manifest.rows(rows):
         for block in _blocks(values[row], form.preprocessing):
             yield block.data
 
@@ -151,7 +151,7 @@ def targets(rows: pd.DataFrame, values: manifest.Values, form: Form) -> np.ndarr
     first = what["length"] - 1 + what["horizon"]
     found = [
         np.asarray(values[row][first :: what["stride"], 0], np.float32)[:count]
-        for row, count in zip(list[Any](rows.itertuples()), counts(rows, form), strict=True)
+        for row, count in zip(manifest.rows(rows), counts(rows, form), strict=True)
     ]
     return np.concatenate(found) if found else np.zeros(0, np.float32)
 

@@ -83,7 +83,7 @@ def form(
         Refused: a volume has no known spacing, or an unequal one that is not resampled, and is not to be kept so.
     """
     wanted = section.volume.model_dump(mode="json")
-    for row in list[Any](table.itertuples()):
+    for row in manifest.rows(table):
         try:
             volumes.check_spacing(row.spacing_mm, wanted)
         except Unreadable as error:
@@ -103,7 +103,7 @@ def index(rows: pd.DataFrame, form: Form) -> pd.DataFrame:  # noqa: ARG001
 
 def arrays(rows: pd.DataFrame, values: manifest.Values, form: Form) -> Iterator[memoryview]:
     """Yield volumes (1, D, H, W, 1) uint8, one by one, in the order of `rows`."""
-    for row in list[Any](rows.itertuples()):
+    for row in manifest.rows(rows):
         yield volumes.fit(values[row], row.spacing_mm, form.preprocessing)[None].data
 
 

@@ -66,7 +66,7 @@ class TestSet:
 
     def boxes(self) -> Iterator[np.ndarray]:
         """Yield the corners and the number of the class of the boxes (M, 5) of each image; raise Refused for none."""
-        for row in list[Any](self.table.itertuples()):
+        for row in manifest.rows(self.table):
             if row.boxes is None or row.box_labels is None:
                 raise Refused(f"sample {row.sample_id} in {self.folder} has no boxes to compare with: ingest again")
             pairs = zip(row.boxes, row.box_labels, strict=True)
@@ -76,7 +76,7 @@ class TestSet:
     def masks(self) -> Iterator[np.ndarray]:
         """Yield the true mask (H, W) of each image, at its own size; raise Refused where there is none."""
         values = manifest.Values(self.folder)
-        for row in list[Any](self.table.itertuples()):
+        for row in manifest.rows(self.table):
             mask = values.mask(row)
             if mask is None:
                 raise Refused(f"sample {row.sample_id} in {self.folder} has no mask to compare with: ingest again")
@@ -182,5 +182,5 @@ def _of_images(version: registry.Version, test: TestSet, model: Any, judge: regi
 
 def _cells(test: TestSet, preprocessing: Mapping[str, Any]) -> Iterator[bytes]:
     values, kind = manifest.Values(test.folder), test.kind
-    for row in list[Any](test.table.itertuples()):
+    for row in manifest.rows(test.table):
         yield from (cell for _, cell in kind.encoded(row, values[row], preprocessing))
