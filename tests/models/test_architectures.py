@@ -172,18 +172,19 @@ def test_vit_attends_as_keras_s_own_layer(keras):
     np.testing.assert_allclose(attention(x), reference(x, x), atol=1e-5)
 
 
-def test_layers_are_normalised_as_keras_does_it(keras):
-    from medloop.networks import blocks
+def test_vit_normalises_as_keras_s_own_layer(keras):
+    from medloop.models import vit
 
-    tokens = 3 + 5 * np.random.default_rng(0).normal(size=(2, 7, 24)).astype(np.float32)
-    ours, theirs = blocks.LayerNorm(1e-6), keras.layers.LayerNormalization(epsilon=1e-6)
-    outputs = [keras.ops.convert_to_numpy(each(tokens)) for each in (ours, theirs)]
-    np.testing.assert_allclose(*outputs, atol=1e-5)
-    changed = [np.linspace(1, 2, 24), np.linspace(-1, 1, 24)]
-    for each in (ours, theirs):
-        each.set_weights(changed)
-    outputs = [keras.ops.convert_to_numpy(each(tokens)) for each in (ours, theirs)]
-    np.testing.assert_allclose(*outputs, atol=2e-5)
+    tokens = keras.Input((7, 24))
+    ours = keras.Model(tokens, vit._normed(tokens))
+    theirs = keras.layers.LayerNormalization(epsilon=vit.EPSILON)
+    theirs.build((None, 7, 24))
+    values = 3 + 5 * np.random.default_rng(0).normal(size=(2, 7, 24)).astype(np.float32)
+    for weights in (ours.get_weights(), [np.linspace(1, 2, 24), np.linspace(-1, 1, 24)]):
+        ours.set_weights(weights)
+        theirs.set_weights(weights)
+        outputs = [keras.ops.convert_to_numpy(each(values)) for each in (ours, theirs)]
+        np.testing.assert_allclose(*outputs, atol=2e-5)
 
 
 def test_vit_refuses_sides_that_its_patches_do_not_divide():

@@ -4,38 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
-import numpy as np
-from keras import layers, ops
+from keras import layers
 
 MOMENTUM = 0.9  # of the normalisation's statistics: a small data set has few steps
-
-
-class LayerNorm(layers.Layer):
-    """Features (.., F) of zero mean and unit variance, times a gain, plus an offset: keras's own, faster on a CPU.
-
-    XLA is slow at sums over a short last axis: here means are products with a constant matrix, and a small vision
-    transformer trains in three quarters of the time.
-
-    Args:
-        epsilon: added to the variance.
-    """
-
-    def __init__(self, epsilon: float) -> None:
-        super().__init__()
-        self.epsilon = epsilon
-
-    def build(self, shape: tuple[int | None, ...]) -> None:
-        """Make the gain, ones, and the offset, zeros, each (F,)."""
-        self.gain = self.add_weight(shape=shape[-1:], initializer="ones", name="gain")
-        self.offset = self.add_weight(shape=shape[-1:], initializer="zeros", name="offset")
-
-    def call(self, x: Any) -> Any:
-        """Return features of the same shape and type."""
-        wide = ops.cast(x, "float32")
-        means = np.full((x.shape[-1], x.shape[-1]), 1 / x.shape[-1], np.float32)
-        centred = wide - ops.matmul(wide, means)
-        scale = ops.rsqrt(ops.matmul(ops.square(centred), means) + self.epsilon)
-        return ops.cast(centred * scale * self.gain + self.offset, x.dtype)
 
 
 def u_net(
