@@ -11,7 +11,6 @@ import keras
 import numpy as np
 from keras import initializers, layers, ops
 
-
 KIND = "transformer"
 EPSILON = 1e-6
 SPREAD = 0.02  # standard deviation of what each place adds to its patch, before training
