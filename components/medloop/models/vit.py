@@ -76,8 +76,8 @@ def _attention(x: Any, heads: int) -> Any:
 def _normed(x: Any) -> Any:
     """Return features (B, N, width) of zero mean and unit variance, times a gain, plus an offset.
 
-    As `LayerNormalization` does it. But XLA is slow on a CPU at sums over a short last axis; here means are products with
-    a constant matrix, and an epoch takes three quarters of the time.
+    As `LayerNormalization` does it. But XLA is slow on a CPU at sums over a short last axis: here means are products
+    with a constant matrix, and an epoch takes three quarters of the time.
     """
     means = np.full((x.shape[-1], x.shape[-1]), 1 / x.shape[-1], np.float32)
     wide = ops.cast(x, "float32")
