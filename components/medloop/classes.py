@@ -46,7 +46,7 @@ def check(table: pd.DataFrame, facts: manifest.Facts) -> None:
     """Raise Refused where samples lack what others have, show an unknown class, or leave a side empty."""
     if facts.masks or facts.boxes:
         _check_drawn(table, facts)
-    elif facts.classes:
+    elif facts.classes or facts.multi_label:
         _check_labels(table, facts)
     _check_sides(table)
 
@@ -77,6 +77,8 @@ def _check_labels(table: pd.DataFrame, facts: manifest.Facts) -> None:
     found = set(_labels(table["label"], facts.multi_label))
     if unknown := sorted(found - set(facts.classes)):
         raise Refused(f"labels must be of {', '.join(facts.classes)}, got {', '.join(unknown)}")
+    if not found and facts.multi_label:
+        raise Refused("there must be at least one label that a sample has, none has any: check the labels")
     if len(found) < 1 + (not facts.multi_label):
         raise Refused(f"there must be at least two classes, got only {', '.join(found) or 'none'}: check the labels")
 

@@ -35,23 +35,31 @@ def check(task: str, kind: str, architectures: Sequence[str] = ()) -> None:
         raise Refused(f"task {task} does not take samples of kind {kind}; tasks that do: {_listed(fit)}")
     for architecture in architectures:
         if architecture in plugins.names(models) and kind not in declared(models, architecture, TAKES, IMAGES):
-            fit = [name for name in plugins.names(models) if kind in declared(models, name, TAKES, IMAGES)]
             raise Refused(
                 f"architecture {architecture} does not take samples of kind {kind} (task {task}); architectures that "
-                f"do: {_listed(fit)}; set train.architectures"
+                f"do: {_listed(_fitting(task, kind))}; set train.architectures"
             )
         if task in plugins.names(tasks) and architecture in plugins.names(models):
-            _check_given(task, architecture)
+            _check_given(task, kind, architecture)
 
 
-def _check_given(task: str, architecture: str) -> None:
+def _check_given(task: str, kind: str, architecture: str) -> None:
     wanted = given(tasks, task)
     if given(models, architecture) != wanted:
-        fit = [name for name in plugins.names(models) if given(models, name) == wanted]
         raise Refused(
             f"task {task} needs networks that give {_SAID[wanted]}, architecture {architecture} does not; "
-            f"architectures that do: {_listed(fit)}; set train.architectures"
+            f"architectures that do: {_listed(_fitting(task, kind))}; set train.architectures"
         )
+
+
+def _fitting(task: str, kind: str) -> list[str]:
+    """Return the architectures that take samples of a kind and give what a task needs, where it is one."""
+    wanted = given(tasks, task) if task in plugins.names(tasks) else None
+    return [
+        name
+        for name in plugins.names(models)
+        if kind in declared(models, name, TAKES, IMAGES) and wanted in (None, given(models, name))
+    ]
 
 
 def declared(package: ModuleType, name: str, constant: str, default: Sequence[str]) -> tuple[str, ...]:

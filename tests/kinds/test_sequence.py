@@ -43,7 +43,7 @@ def test_no_moment_of_a_recording_stands_in_windows_of_two_sides(tmp_path):
     from medloop.sources import wfdb
 
     options = wfdb.Options(records=("a",), gap=20)
-    stretches = wfdb._stretches(500, "a", options)
+    stretches = wfdb._stretches(500, options)
     signals_ = [np.zeros((end - begin, 1), np.float32) for _, begin, end in stretches]
     table, facts, values = waves.samples(
         tmp_path,

@@ -146,6 +146,34 @@ def test_a_bad_table_is_refused_in_one_line_that_names_nobody(what, said, tmp_pa
     assert "\n" not in str(raised.value)
 
 
+def test_a_patient_is_the_same_as_a_whole_number_and_with_a_point(tmp_path):
+    (tmp_path / "a.csv").write_text("who,x,ill\n7,1,yes\n1234567,2,no\n1234568,3,no\n")
+    pd.DataFrame({"who": [7.0, 8.0], "x": [3.0, 4.0], "ill": ["no", "yes"]}).to_parquet(tmp_path / "b.parquet")
+    files = [{"path": "a.csv"}, {"path": "b.parquet"}]
+    found, _ = read(tmp_path, files=files[:1], id="who", label="ill")
+    assert [each.patient_id for each in found] == ["7", "1234567", "1234568"]
+    found, _ = read(tmp_path, files=files[1:], id="who", label="ill")
+    assert [each.patient_id for each in found] == ["7", "8"]
+
+
+@pytest.mark.parametrize("cell", ["nan", "NA", "?", "NULL"])
+def test_a_label_that_says_there_is_none_is_no_class(cell, tmp_path):
+    (tmp_path / "a.csv").write_text(f"x,ill\n1,none\n2,{cell}\n")
+    for several in (False, True):
+        with pytest.raises(Refused, match=r"a\.csv, line 3: the cell of the label is empty"):
+            read(tmp_path, files=[{"path": "a.csv"}], label="ill", several=several)
+    found, _ = read(tmp_path, files=[{"path": "a.csv"}], label="ill", classes={cell: "unknown", "none": "none"})
+    assert [each.label for each in found] == ["none", "unknown"]
+
+
+def test_several_labels_of_a_record_are_joined(tmp_path):
+    (tmp_path / "a.csv").write_text("x,ill\n1,b | a|b\n2,\n")
+    found, _ = read(tmp_path, files=[{"path": "a.csv"}], label="ill", several=True)
+    assert [each.label for each in found] == ["b|a", ""]
+    with pytest.raises(Refused, match=r"a class may have no \| in its name"):
+        read(tmp_path, files=[{"path": "a.csv"}], label="ill", classes={"a": "A|B"})
+
+
 def test_a_file_that_is_missing_or_no_table_is_refused(tmp_path):
     with pytest.raises(Refused, match=r"no ward\.csv in .*: set ingest\.root to its folder"):
         read(tmp_path, **sheets.options())

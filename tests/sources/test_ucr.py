@@ -47,6 +47,19 @@ def test_what_is_no_table_and_what_has_no_name_are_refused(tmp_path):
         read(tmp_path, classes={"1": "normal"})
 
 
+def test_values_that_the_archive_fills_up_with_are_none_and_others_that_are_missing_are_refused(tmp_path):
+    (tmp_path / "Toy_TRAIN.txt").write_text("1 0.5 0.25 NaN NaN\n2 1 2 3 4\n")
+    assert [each.values[:, 0].tolist() for each in read(tmp_path)] == [[0.5, 0.25], [1, 2, 3, 4]]
+    for line, said in (
+        ("NaN 1 2 3", "line 2 has a class or a value that is no number"),
+        ("1 1 NaN 3", "line 2 has a class or a value that is no number"),
+        ("1,1,,3", "line 2 is no row of numbers"),
+    ):
+        (tmp_path / "Toy_TRAIN.txt").write_text(f"2 1 2 3\n{line}\n")
+        with pytest.raises(Refused, match=said):
+            read(tmp_path)
+
+
 def test_ecg5000_has_the_classes_that_are_published(shared_data, monkeypatch, tmp_path):
     monkeypatch.setenv("MEDLOOP_DATA", str(shared_data))
     samples = [s for item in ucr.items(tmp_path, ucr.Options(name="ECG5000"), seed=0) for s in item.read()]

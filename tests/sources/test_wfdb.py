@@ -2,8 +2,11 @@ import numpy as np
 import pytest
 
 import waves
+from medloop import privacy
 from medloop.errors import Refused
 from medloop.sources import wfdb
+
+NAME = "Canarybird_1"
 
 
 def read(root, **options):
@@ -48,17 +51,30 @@ def test_beats_lie_around_their_annotations_and_within_their_side(tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"records": ["a"], "use": "beats"}, r"record a has no annotations: a\.atr is not in .*use: signal"),
-        ({"records": ["a", "z"]}, r"no record z: z\.hea is not in"),
-        ({"records": ["a"], "leads": ["V9"]}, "record a has no lead V9"),
-        ({"records": ["a"], "gap": 150}, "record a has 300 moments: too few to cut with gaps of 150"),
-        ({}, r"the folder has one record, a, which can only be cut in time: .*records: \[a\]"),
+        ({"records": [NAME], "use": "beats"}, r"1 of 1 records have no annotations \(\*\.atr\) in .*use: signal"),
+        ({"records": [NAME, "Canarybird_2"]}, r"1 of 2 records have no header \(\*\.hea\) in"),
+        ({"records": [NAME], "leads": ["V9"]}, "the record has no lead V9"),
+        ({"records": [NAME], "gap": 150}, "the record has 300 moments: too few to cut with gaps of 150"),
+        ({}, "the folder has one record, which can only be cut in time: .*in_time: true"),
     ],
 )
-def test_what_cannot_be_read_is_refused_with_what_to_do(tmp_path, options, said):
-    waves.record(tmp_path, "a", moments=300, beats=False)
-    with pytest.raises(Refused, match=said):
+def test_what_cannot_be_read_is_refused_with_what_to_do_and_names_no_record(tmp_path, options, said):
+    waves.record(tmp_path, NAME, moments=300, beats=False)
+    with pytest.raises(Refused, match=said) as refused:
         read(tmp_path, **options)
+    assert "Canarybird" not in str(refused.value)
+    if "records have no" in said:
+        assert "Canarybird" in (privacy.folder() / "rejects.csv").read_text()
+
+
+def test_records_of_one_patient_count_as_one(tmp_path):
+    for seed, name in enumerate(("201", "202", "203")):
+        waves.record(tmp_path, name, moments=300, seed=seed)
+    assert [each.patient_id for each in read(tmp_path)] == ["201", "202", "203"]
+    assert [each.patient_id for each in read(tmp_path, patients={"203": "p", "201": "p"})] == ["p", "202", "p"]
+    assert [each.patient_id for each in read(tmp_path, name="mitbih")] == ["201", "201", "203"]
+    assert "counts as a patient of its own" in wfdb.notes(wfdb.Options())[0]
+    assert "counts as a patient of its own" not in wfdb.notes(wfdb.Options(name="mitbih"))[0]
 
 
 def test_no_records_are_refused_with_where_they_were_looked_for(tmp_path, monkeypatch):

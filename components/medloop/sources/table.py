@@ -6,6 +6,7 @@ Files lie below `root`, or below $MEDLOOP_DATA and its subfolder `name`.
 
 import hashlib
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -21,6 +22,8 @@ from medloop.labels import MAX_AGE_YEARS, Table, parts
 from medloop.sources import Item, Sample
 
 KIND = "table"
+WHOLE = re.compile(r"^([+-]?\d+)\.0*$")
+NO_LABEL = set(tabular.NO_VALUE) - {"", "none"}
 
 
 class File(params.Section):
@@ -74,6 +77,8 @@ class Options(params.Section):
             raise ValueError("labels and patient need the column that names a record (id)")
         if self.several and self.target:
             raise ValueError("several are labels, a target is one number")
+        if any("|" in name for name in self.classes.values()):
+            raise ValueError("a class may have no | in its name, which joins several")
         if self.sex and not self.sexes:
             raise ValueError("sex needs sexes: which cells stand for F, M or O")
         return self
@@ -194,9 +199,9 @@ def _labels(root: Path, options: Options) -> Mapping[str, str] | None:
     name, label = header.index(wanted.id), header.index(wanted.label)
     found: dict[str, str] = {}
     for number, cells in rows:
-        if cells[name] in found:
+        if (record := _plain(cells[name])) in found:
             raise Refused(f"{path.name}, line {number}: a second label for the same record")
-        found[cells[name]] = cells[label]
+        found[record] = cells[label]
     return found
 
 
@@ -205,13 +210,16 @@ def _known(
 ) -> _Known:
     where = f"{file.path.name}, {place}"
     name = said.get(options.variable or options.id or "")
+    name = None if name is None else _plain(name)
     if name == "":
         raise Refused(f"{where}: the record has no name")
-    patient = said.get(options.patient) if options.patient else name or (place if options.one_each else None)
+    own = name or (place if options.one_each else None)
+    patient = _plain(said.get(options.patient, "")) if options.patient else own
     if answers is not None and name not in answers:
         raise Refused(f"{where}: the record has no label in {options.labels and options.labels.path.name}")
     answer = answers[name or ""] if answers is not None else said.get(options.label or options.target or "")
-    if answer is None or not (answer or options.several):
+    empty = answer is None or (not answer and not options.several) or _missing(answer, options)
+    if answer is None or empty:
         raise Refused(f"{where}: the cell of the {'target' if options.target else 'label'} is empty")
     site = said.get(options.site) if options.site else file.site
     key = name or f"{file.path.name}/{place}"
@@ -238,6 +246,12 @@ def _samples(known: _Known, cells: Any, names: tuple[str, ...], options: Options
 
 def _cell(column: str | None, cells: Any, names: tuple[str, ...]) -> str:
     return str(cells[names.index(column or "")]) if names else ""
+
+
+def _missing(answer: str, options: Options) -> bool:
+    """Tell whether a label that is not empty says that there is none; `none` may be the name of a class."""
+    names = parts(answer) if options.several else [answer.strip()]
+    return any(name.lower() in NO_LABEL and name not in options.classes for name in names)
 
 
 def _class(text: str, options: Options) -> str:
@@ -269,11 +283,8 @@ def _age(text: str) -> float | None:
 
 
 def _plain(text: str) -> str:
-    """Return whole numbers without their point: 1.0 is 1."""
-    try:
-        return f"{float(text):g}" if float(text).is_integer() else text
-    except (ValueError, OverflowError):
-        return text
+    """Return whole numbers without their point: 1.0 is 1, as one file of a data set may have it and another not."""
+    return WHOLE.sub(r"\1", text.strip())
 
 
 def _has_text(values: Any) -> bool:

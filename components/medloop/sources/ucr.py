@@ -1,5 +1,7 @@
 """Data sets of the UCR archive as text: a line a sequence, its class first, then its values; none has patients.
 
+Values that are missing at a line's end are none: the archive fills up shorter sequences so.
+
 NAME_TRAIN.txt and NAME_TEST.txt (or .tsv, .csv, each also as .gz) are looked for in `root`, in $MEDLOOP_DATA and in its
 subfolder of that name. With both, the test set is the archive's own, and a share of train becomes val; with train alone
 the content of each sequence decides its side.
@@ -7,6 +9,7 @@ the content of each sequence decides its side.
 
 import gzip
 import hashlib
+import math
 import os
 from collections.abc import Iterator
 from functools import partial
@@ -88,9 +91,13 @@ def _lines(path: Path) -> list[str]:
 def _samples(file: str, start: int, lines: list[str], official: str | None, options: Options) -> Iterator[Sample]:
     for number, line in enumerate(lines, start):
         try:
-            label, *values = [float(cell) for cell in line.replace(",", " ").split()]
+            label, *values = [float(cell) for cell in (line.split(",") if "," in line else line.split())]
         except ValueError:
             raise Refused(f"line {number + 1} is no row of numbers: its class first, then its values") from None
+        while values and math.isnan(values[-1]):  # so the archive fills up shorter ones
+            values.pop()
+        if not all(map(math.isfinite, (label, *values))):
+            raise Refused(f"line {number + 1} has a class or a value that is no number")
         name = f"{label:g}"
         if name in options.leave:
             continue

@@ -1,8 +1,9 @@
 """Records of PhysioNet in the WFDB format: whole signals, or heartbeats by their annotations.
 
 A database is looked for in `root`, in $MEDLOOP_DATA and in its subfolder of the option `name`. Signals are in physical
-units. A single record is cut in time into train, val and test, with a gap between them; several are split by patient,
-which is the record.
+units. A single record is cut in time into train, val and test, with a gap between them; several are split by patient:
+each record is one of its own, unless an option says whose it is. Names of records may be those of patients, and stand
+in no message.
 """
 
 import os
@@ -16,7 +17,7 @@ import numpy as np
 import wfdb
 from pydantic import Field, model_validator
 
-from medloop import params
+from medloop import params, privacy
 from medloop.errors import Refused
 from medloop.sources import Item, Sample
 
@@ -28,6 +29,7 @@ AAMI = {  # classes of ANSI/AAMI EC57 by the symbols of the annotations
     "F": "fusion",
     **dict.fromkeys("/fQ", "unknown"),
 }
+SAME = {"mitbih": {"202": "201"}}  # patient by record, where one has several: PhysioNet's MIT-BIH Arrhythmia Database
 PERSON = re.compile(r"^\s*(\d{1,3})\s+([MF])\b")  # age and sex in a header's comment, as MIT-BIH writes them
 
 
@@ -42,6 +44,9 @@ class Options(params.Section):
     after: int = Field(110, ge=1, description="moments of a beat from its annotation on")
     classes: dict[str, str] = Field(
         AAMI, description="of beats: class by the symbol of the annotation; others are left"
+    )
+    patients: dict[str, str] = Field(
+        {}, description="patient by record, where one patient has several; of `name: mitbih` it is known"
     )
     in_time: bool | None = Field(None, description="cut every record in time; null: where `records` names one")
     val: float = Field(0.15, gt=0, lt=1, description="share of a record that is cut in time")
@@ -62,14 +67,11 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
         Refused: no such folder or record, no annotations where beats are asked for, or a record that is too short.
     """
     folder, names = _found(root, options)
+    _check_files(folder, names, ".hea", "header", "see ingest.options.wfdb.records")
+    if options.use == "beats":
+        remedy = "leave them out (ingest.options.wfdb.records), or set ingest.options.wfdb.use: signal"
+        _check_files(folder, names, ".atr", "annotations", f"get them, {remedy}")
     for name in names:
-        if not (folder / f"{name}.hea").is_file():
-            raise Refused(f"no record {name}: {name}.hea is not in {folder}; see ingest.options.wfdb.records")
-        if options.use == "beats" and not (folder / f"{name}.atr").is_file():
-            raise Refused(
-                f"record {name} has no annotations: {name}.atr is not in {folder}; get it, leave the record out "
-                "(ingest.options.wfdb.records), or set ingest.options.wfdb.use: signal"
-            )
         yield Item(name, partial(_samples, folder / name, name, options, _cut(options, names)))
 
 
@@ -87,7 +89,8 @@ def notes(options: Options) -> list[str]:
     """Return what a reader must know."""
     which = options.name or "records of the user's own"
     cut = f", cut in time with {options.gap} moments between the sides" if split_in_time(options) else ""
-    return [f"WFDB records ({which}){cut}. PhysioNet's licence is that of each database."]
+    own = "" if options.patients or options.name in SAME else " Each record counts as a patient of its own."
+    return [f"WFDB records ({which}){cut}. PhysioNet's licence is that of each database.{own}"]
 
 
 def _found(root: Path, options: Options) -> tuple[Path, list[str]]:
@@ -106,11 +109,23 @@ def _found(root: Path, options: Options) -> tuple[Path, list[str]]:
     )
 
 
+def _check_files(folder: Path, names: list[str], suffix: str, what: str, remedy: str) -> None:
+    """Raise Refused where records lack a file; the private list says which they are."""
+    if not (lacking := [name for name in names if not (folder / f"{name}{suffix}").is_file()]):
+        return
+    pseudonyms = privacy.Pseudonyms.load()
+    lost = [(pseudonyms.of("item", name), f"no {what} ({suffix})", name) for name in lacking]
+    where = privacy.list_privately(lost)
+    raise Refused(
+        f"{len(lacking)} of {len(names)} records have no {what} (*{suffix}) in {folder} "
+        f"({privacy.some(row[0] for row in lost)}; {where} says which): {remedy}"
+    )
+
+
 def _cut(options: Options, names: list[str]) -> bool:
     if options.in_time is None and len(names) == 1 and not options.records:
         raise Refused(
-            f"the folder has one record, {names[0]}, which can only be cut in time: say so with "
-            f"ingest.options.wfdb.records: [{names[0]}]"
+            "the folder has one record, which can only be cut in time: say so with ingest.options.wfdb.in_time: true"
         )
     return split_in_time(options)
 
@@ -118,13 +133,14 @@ def _cut(options: Options, names: list[str]) -> bool:
 def _samples(path: Path, name: str, options: Options, in_time: bool) -> Iterator[Sample]:
     record = wfdb.rdrecord(str(path), channel_names=list(options.leads) or None)
     if missing := [lead for lead in options.leads if lead not in (record.sig_name or [])]:
-        raise Refused(f"record {name} has no lead {', '.join(missing)}")
+        raise Refused(f"the record has no lead {', '.join(missing)}")
     if len(set(record.units)) > 1:
-        raise Refused(f"record {name} has leads of several units: choose those of one (ingest.options.wfdb.leads)")
+        raise Refused("the record has leads of several units: choose those of one (ingest.options.wfdb.leads)")
     values = np.ascontiguousarray(record.p_signal, np.float32)  # (T, C)
-    known = {"patient_id": name, "study_id": name, "modality": "ECG", **_person(record.comments or [])}
+    whose = {**SAME.get(options.name or "", {}), **options.patients}
+    known = {"patient_id": whose.get(name, name), "study_id": name, "modality": "ECG", **_person(record.comments or [])}
     known |= {"rate_hz": float(record.fs), "unit": record.units[0]}
-    stretches = _stretches(len(values), name, options) if in_time else [(None, 0, len(values))]
+    stretches = _stretches(len(values), options) if in_time else [(None, 0, len(values))]
     if options.use == "signal":
         for side, begin, end in stretches:
             key = f"{name}/{begin}"
@@ -139,13 +155,13 @@ def _samples(path: Path, name: str, options: Options, in_time: bool) -> Iterator
                 yield Sample(f"{name}/{place}", values[first:last], label=label, split=side, start=first, **known)
 
 
-def _stretches(length: int, name: str, options: Options) -> list[tuple[str, int, int]]:
+def _stretches(length: int, options: Options) -> list[tuple[str, int, int]]:
     """Return (side, begin, end) of a record cut in time: train, then val, then test, with gaps between them."""
     usable = length - 2 * options.gap
     train, val = round(usable * (1 - options.val - options.test)), round(usable * options.val)
     if min(train, val, usable - train - val) < 1:
         raise Refused(
-            f"record {name} has {length} moments: too few to cut with gaps of {options.gap} (ingest.options.wfdb.gap)"
+            f"the record has {length} moments: too few to cut with gaps of {options.gap} (ingest.options.wfdb.gap)"
         )
     ends = [("train", 0, train), ("val", train + options.gap, train + options.gap + val)]
     return [*ends, ("test", train + val + 2 * options.gap, length)]
