@@ -136,3 +136,37 @@ def test_augmentation_knows_scale_and_noise_and_draws_for_the_whole():
     assert 0.01 < np.abs(whole - windows).mean() < 0.5
     with pytest.raises(Refused, match="not rotate_deg"):
         sequence.augment(windows, params.Augment(rotate_deg=5), np.random.default_rng(1))
+
+
+def test_padding_is_neither_counted_nor_changed():
+    random = np.random.default_rng(0)
+    real = np.array([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]], np.float32)[..., None]
+    values = (5 + random.normal(size=(2, 6, 2)).astype(np.float32)) * real
+    arrays = np.concatenate([values, real], axis=-1)
+    section = params.Augment(contrast=0.3, noise=0.1)
+    changed = sequence.augment(arrays, section, np.random.default_rng(1), None, real)
+    np.testing.assert_array_equal(changed[..., -1:], real)
+    assert not changed[0, 4:].any()
+    assert (changed[0, :4, :2] != arrays[0, :4, :2]).all()
+    whole = sequence.augment(values[1:], section, np.random.default_rng(1), Part(2, slice(1, None)))
+    np.testing.assert_allclose(changed[1:, :, :2], whole, rtol=1e-5)  # where all is real it is as without a mask
+    alone = sequence.augment(values[:1, :4], params.Augment(contrast=0.3), np.random.default_rng(1))
+    padded = sequence.augment(arrays[:1], params.Augment(contrast=0.3), np.random.default_rng(1), None, real[:1])
+    np.testing.assert_allclose(padded[:, :4, :2], alone, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["image", "sample"])
+def test_a_padded_sample_is_standardised_by_its_real_moments(kind):
+    from medloop.training import backend
+
+    backend.start("tensorflow", seed=0)
+    from medloop.training import network
+
+    values = np.random.default_rng(0).normal(3, 2, (1, 9, 2)).astype(np.float32)
+    padded = np.zeros((1, 12, 3), np.float32)
+    padded[:, :9, :2], padded[:, :9, 2] = values, 1
+    found = np.asarray(network.normalised(padded, {"kind": kind, "mask": True}))
+    wanted = (values - values.mean()) / np.sqrt(values.var() + network.MIN_VARIANCE)
+    np.testing.assert_allclose(found[:, :9, :2], wanted, atol=1e-5)
+    assert not found[:, 9:].any()
+    np.testing.assert_array_equal(found[..., 2], padded[..., 2])

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from medloop.errors import Refused
-from medloop.kinds import image
+from medloop.kinds import image, sequence
 from medloop.params import Augment, Train
 from medloop.training import data
 from synthetic import write_arrays
@@ -182,3 +182,15 @@ def test_a_set_that_the_devices_cannot_share_is_refused(numbered):
     section = Train(nodes=7, backend="jax", batch_size=700)
     with pytest.raises(Refused, match=r"300 training samples make one batch, which 7 devices .* to 294 or less"):
         data.batch_size(numbered, section)
+
+
+def test_a_moment_is_real_that_one_of_two_mixed_sequences_has():
+    real = np.array([[1, 1, 0, 0], [1, 1, 1, 0]] * 8, np.float32)[..., None]
+    inputs = np.concatenate([real * 2, real], axis=-1)
+    split = data.Split(inputs, np.arange(16, dtype=np.int32) % 2, None, sequence, mask=True)
+    weights = np.ones(16, np.float32)
+    section = Train(mixup=1.0, batch_size=16, augment=Augment(contrast=0.2, noise=0.1))
+    [(found, _, _)] = data.epoch_segments(split, weights, section, seed=0, epoch=1)
+    masks, values = found[0, ..., 1], found[0, ..., 0]
+    assert {tuple(mask) for mask in masks} == {(1, 1, 0, 0), (1, 1, 1, 0)}
+    assert not values[masks == 0].any()

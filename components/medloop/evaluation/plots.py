@@ -57,7 +57,7 @@ def learning_loss(histories: Mapping[str, pd.DataFrame]) -> Figure:
 def learning_gate(histories: Mapping[str, pd.DataFrame], gate: str) -> Figure:
     """Draw by epoch the gating metric of each architecture on validation data."""
     name = wording.NAMES.get(gate, gate)
-    figure, axes = _by_epoch(name, f"Learning curves: {name} on validation data")
+    figure, axes = _by_epoch(name, f"{name} on validation data")
     for architecture, history in histories.items():
         axes.plot(np.arange(1, len(history) + 1), history[f"val_{gate}"], label=architecture)
     axes.legend()

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any
 
-from medloop import manifest
+from medloop import kinds, manifest, plugins
 
 NAMES = {
     "auc": "AUC",
@@ -206,6 +206,11 @@ def _patients(facts: Mapping[str, Any], units: str) -> str | None:
         f"test data. {one(units).capitalize()} without a patient counts as a patient of its own, so that the "
         "intervals may be too narrow."
     )
+
+
+def noun(card: Mapping[str, Any]) -> str:
+    """Return what a sample is called."""
+    return str(plugins.load(kinds, card["kind"]).NOUN)
 
 
 def one(units: str) -> str:

@@ -157,9 +157,15 @@ def targets(rows: pd.DataFrame, values: manifest.Values, form: Form) -> np.ndarr
 
 
 def augment(
-    arrays: np.ndarray, section: params.Augment, random: np.random.Generator, part: Part | None = None
+    arrays: np.ndarray,
+    section: params.Augment,
+    random: np.random.Generator,
+    part: Part | None = None,
+    real: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return changed copies of windows (N, L, C): `contrast` scales them about their mean, then `noise` is added.
+
+    Where `real` (N, L, 1), the last channel, says which moments are, they alone are counted and changed, and it stays.
 
     Raises:
         Refused: a change that only images know.
@@ -170,12 +176,14 @@ def augment(
         raise Refused(f"train.augment: sequences know contrast and noise, not {', '.join(sorted(other))}: set it to 0")
     part = part or Part(len(arrays), slice(None))
     drawn = random.uniform(-section.contrast, section.contrast, (part.count, 1, 1))[part.rows]
-    mean, deviation = arrays.mean(axis=1, keepdims=True), arrays.std(axis=1, keepdims=True)
-    changed = (arrays - mean) * (1 + drawn.astype(np.float32)) + mean
+    values = arrays if real is None else arrays[..., :-1]
+    counted: dict[str, Any] = {} if real is None else {"where": np.broadcast_to(real > 0, values.shape)}
+    mean, deviation = values.mean(axis=1, keepdims=True, **counted), values.std(axis=1, keepdims=True, **counted)
+    changed = (values - mean) * (1 + drawn.astype(np.float32)) + mean
     if section.noise:
-        noise = random.standard_normal((part.count, *arrays.shape[1:]), np.float32)[part.rows]
+        noise = random.standard_normal((part.count, *values.shape[1:]), np.float32)[part.rows]
         changed += section.noise * deviation * noise
-    return changed
+    return changed if real is None else np.concatenate([changed * real, real], axis=-1)
 
 
 def described(card: Mapping[str, Any]) -> str:

@@ -27,7 +27,7 @@ WORST = "Wrongly decided test {units} whose label the model held least likely."
 def asked(card: Mapping[str, Any], choice: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what was asked."""
     classes, positive = card["classes"], choice["positive_class"]
-    task = f"{card['task']}: one of {len(classes)} classes per {card['kind']}: {' / '.join(classes)}"
+    task = f"{card['task']}: one of {len(classes)} classes per {wording.noun(card)}: {' / '.join(classes)}"
     if choice["threshold"] is None:
         named = [("Positive class", positive)] if len(classes) == 2 else []
         return [("Task", task), *named, ("Decision", "the likeliest class")]

@@ -26,7 +26,8 @@ WORST = "Test {units} with the label that the model held least likely, or withou
 
 def asked(card: Mapping[str, Any], choice: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Return what was asked."""
-    task = f"{card['task']}: any of {len(card['classes'])} labels per {card['kind']}: {' / '.join(card['classes'])}"
+    classes = card["classes"]
+    task = f"{card['task']}: any of {len(classes)} labels per {wording.noun(card)}: {' / '.join(classes)}"
     target = choice["operating_point"]["target_sensitivity"]
     decision = (
         "a label is given where it is likelier than not"

@@ -29,7 +29,7 @@ def asked(card: Mapping[str, Any], choice: Mapping[str, Any]) -> list[tuple[str,
     """Return what was asked."""
     grades = " < ".join(card["classes"])
     return [
-        ("Task", f"{card['task']}: one of {len(card['classes'])} grades per {card['kind']}: {grades}"),
+        ("Task", f"{card['task']}: one of {len(card['classes'])} grades per {wording.noun(card)}: {grades}"),
         ("Decision", "the grade nearest to the expected one"),
     ]
 

@@ -36,6 +36,7 @@ class Split:
     labels: np.ndarray
     index: pa.Table  # sample_id, patient_id, ... a row per input
     kind: ModuleType  # of sample
+    mask: bool = False  # whether the last channel of an input says which of its moments are real
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,8 @@ def read(folder: Path) -> Arrays:
             f"{path} has schema version {about.get('schema_version')}, this medloop reads {SCHEMA_VERSION}: "
             "run `medloop preprocess` again"
         )
-    arrays = Arrays(about, *(_split(folder / name, about["facts"]["kind"]) for name in ("train", "val")))
+    kind, mask = about["facts"]["kind"], bool(about.get("preprocessing", {}).get("mask"))
+    arrays = Arrays(about, *(_split(folder / name, kind, mask) for name in ("train", "val")))
     for name, split in (("train", arrays.train), ("val", arrays.val)):
         if split.labels.ndim == 1:
             _refuse_absent(arrays.classes, split.labels, name)
@@ -123,10 +125,10 @@ def presence(masks: np.ndarray, classes: int) -> np.ndarray:
     return found[:, 1:]
 
 
-def _split(folder: Path, kind: str) -> Split:
+def _split(folder: Path, kind: str, mask: bool) -> Split:
     inputs, labels = (np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("inputs", "labels"))
     index = pq.read_table(folder / "index.parquet")
-    return Split(inputs, labels if labels.ndim == DRAWN else np.array(labels), index, plugins.load(kinds, kind))
+    return Split(inputs, labels if labels.ndim == DRAWN else np.array(labels), index, plugins.load(kinds, kind), mask)
 
 
 def sample_weights(labels: np.ndarray, classes: int, mode: str, sampling: str = "natural") -> np.ndarray:
@@ -222,18 +224,12 @@ def epoch_segments(
     counted = np.arange(-(-len(split.labels) // batch) * batch).reshape(-1, batch)[:, part.rows] < len(split.labels)
     if section.mixup:
         partners = _batches(split.labels, batch, section.sampling, [seed, epoch, 0, PARTNERS])[:, part.rows]
-    drawn, name = split.labels.ndim == DRAWN, "boxes" if are_boxes(split.labels) else "masks"
     size = split.inputs.dtype.itemsize * math.prod(split.inputs.shape[1:])  # bytes
-    size += split.labels.dtype.itemsize * math.prod(split.labels.shape[1:]) if drawn else 0
+    size += split.labels.dtype.itemsize * math.prod(split.labels.shape[1:]) if split.labels.ndim == DRAWN else 0
     steps = max(1, SEGMENT_BYTES // (batch * size))
 
     def augmented(rows: np.ndarray, *stream: int) -> tuple[np.ndarray, np.ndarray]:
-        random, labels = np.random.default_rng([seed, epoch, *stream]), split.labels[rows]
-        if drawn:
-            inputs, labels = split.kind.augment(split.inputs[rows], section.augment, random, part, **{name: labels})
-        else:
-            inputs = split.kind.augment(split.inputs[rows], section.augment, random, part)
-        return inputs, labels
+        return _augmented(split, rows, section.augment, np.random.default_rng([seed, epoch, *stream]), part)
 
     def make(first: int) -> Segment:
         rows = chosen[first : first + steps]
@@ -250,7 +246,7 @@ def epoch_segments(
                 others = partners[first + i]
                 random = np.random.default_rng([seed, epoch, first + i, SHARES])
                 share = random.beta(section.mixup, section.mixup, batch)[part.rows]
-                inputs[i] = mixup.inputs(inputs[i], augmented(others, first + i, PARTNERS)[0], share)
+                inputs[i] = mixup.inputs(inputs[i], augmented(others, first + i, PARTNERS)[0], share, mask=split.mask)
                 labels[i], scale[i] = mixup.labels(split.labels, weights, rows[i], others, share)
         real = counted[first : first + steps]
         return inputs, labels, scale * real.reshape(*real.shape, *[1] * (scale.ndim - real.ndim))
@@ -261,6 +257,20 @@ def epoch_segments(
             ready, ahead = ahead.result(), worker.submit(make, first)
             yield ready
         yield ahead.result()
+
+
+def _augmented(
+    split: Split, rows: np.ndarray, section: params.Augment, random: np.random.Generator, part: Part
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return changed copies of the inputs of `rows`, and their labels: masks and boxes are changed with them."""
+    inputs, labels = split.inputs[rows], split.labels[rows]
+    if labels.ndim == DRAWN:
+        changed: tuple[np.ndarray, np.ndarray] = split.kind.augment(
+            inputs, section, random, part, **{"boxes" if are_boxes(split.labels) else "masks": labels}
+        )
+        return changed
+    more = {"real": inputs[..., -1:]} if split.mask else {}
+    return split.kind.augment(inputs, section, random, part, **more), labels
 
 
 def _batches(labels: np.ndarray, batch: int, sampling: str, stream: list[int]) -> np.ndarray:

@@ -107,4 +107,4 @@ def _part(arrays: Arrays, rows: np.ndarray) -> Split:
     labels: Any = Rows(both, rows) if both[0].ndim == DRAWN else np.concatenate(both)[rows]
     index = pa.concat_tables([arrays.train.index, arrays.val.index])
     inputs: Any = Rows([arrays.train.inputs, arrays.val.inputs], rows)
-    return Split(inputs, labels, index.take(pa.array(rows)), arrays.train.kind)
+    return Split(inputs, labels, index.take(pa.array(rows)), arrays.train.kind, arrays.train.mask)

@@ -6,10 +6,15 @@ Source: Zhang et al., mixup: Beyond empirical risk minimization, 2017.
 import numpy as np
 
 
-def inputs(first: np.ndarray, second: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """Return `share` (N,) of the first inputs (N, ...) plus the rest of the second ones; whole numbers are rounded."""
+def inputs(first: np.ndarray, second: np.ndarray, share: np.ndarray, *, mask: bool = False) -> np.ndarray:
+    """Return `share` (N,) of the first inputs (N, ...) plus the rest of the second ones; whole numbers are rounded.
+
+    With a `mask` their last channel says what is real of them: here it is what is real of one of both.
+    """
     part = share.astype(np.float32).reshape(-1, *[1] * (first.ndim - 1))
     mixed = part * first + (1 - part) * second
+    if mask:
+        mixed[..., -1] = np.maximum(first[..., -1], second[..., -1])
     return (np.rint(mixed) if first.dtype.kind in "iu" else mixed).astype(first.dtype)
 
 

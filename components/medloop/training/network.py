@@ -58,6 +58,12 @@ def normalised(given: Any, normalisation: dict[str, Any]) -> Any:
     x = keras.ops.cast(given, "float32")
     if normalisation.get("mask"):
         values, real = x[..., :-1], x[..., -1:]
+        if normalisation["kind"] in ("image", "sample"):
+            count = keras.ops.sum(real, axis=(1, 2), keepdims=True) * values.shape[-1]  # (B, 1, 1)
+            centred = (values - keras.ops.sum(values * real, axis=(1, 2), keepdims=True) / count) * real
+            variance = keras.ops.sum(keras.ops.square(centred), axis=(1, 2), keepdims=True) / count
+            scaled = centred * keras.ops.rsqrt(variance + MIN_VARIANCE)
+            return keras.ops.concatenate([scaled, real], axis=-1)
         plain = {name: value for name, value in normalisation.items() if name != "mask"}
         return keras.ops.concatenate([normalised(values, plain) * real, real], axis=-1)
     if normalisation["kind"] == "train":
