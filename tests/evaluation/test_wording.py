@@ -90,6 +90,8 @@ def test_groups_that_do_worse_and_groups_too_small_are_named():
 def test_simulated_data_unknown_patients_and_failed_checks_are_said():
     assert "figures say nothing about patients" in limits(metrics(), card=CARD | {"simulated": True})
     assert "Not every image's patient is known" in limits(metrics(), facts={"has_patients": False})
+    for kind, told in (("image", False), ("volume", False), ("sequence", True), ("table", True)):
+        assert ("no near copies" in limits(metrics(), facts=FACTS | {"kind": kind})) == told
     checks = [{"name": "balance", "success": False}, {"name": "schema", "success": True}]
     assert "warned of: balance." in limits(metrics(), checks=checks)
     assert "are not calibrated" in limits(metrics(), choice=CHOICE | {"calibrated": False})

@@ -154,6 +154,7 @@ def limits(
         *_beaten(metrics),
         _simulated(card, units),
         _patients(facts, units),
+        _copies(facts, units),
     ]
     found += [
         page.small(metrics, units),
@@ -191,6 +192,12 @@ def _beaten(metrics: Mapping[str, Any]) -> list[str]:
 
 def _simulated(card: Mapping[str, Any], units: str) -> str | None:
     return f"The {units} are simulated: the figures say nothing about patients." if card["simulated"] else None
+
+
+def _copies(facts: Mapping[str, Any], units: str) -> str | None:
+    if getattr(plugins.load(kinds, facts.get("kind", "image")), "NEAR_COPIES", True):
+        return None
+    return f"Only {units} that are the same to the byte were looked for on two sides, no near copies."
 
 
 def _patients(facts: Mapping[str, Any], units: str) -> str | None:

@@ -13,7 +13,8 @@ For `ingest` and `validate`
 - `perceptual_hash(values)`: of an image, else None;
 - optionally `synthetic(values)`: whether they show that a model made them;
 - `near_copies(rows, values, sides, thresholds)`: a table (a, b, correlation) of what is the same but for details, for
-  each pair of places in `sides`. What is the same to the byte is found without it.
+  each pair of places in `sides`. What is the same to the byte is found without it. `NEAR_COPIES = False` says that it
+  finds none.
 
 For `preprocess`
 

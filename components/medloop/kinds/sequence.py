@@ -17,6 +17,7 @@ from medloop.kinds import Form, Part
 from medloop.sources import Sample
 
 NOUN, NOUNS = "sequence", "sequences"
+NEAR_COPIES = False
 WINDOWS = True
 SIZED_BY = "preprocess.sequence"
 INPUT_UNITS = "float32 in the unit of the signal (preprocessing.unit), a row a moment, a column a lead"

@@ -18,6 +18,7 @@ from medloop.kinds import Form, Part
 from medloop.sources import Sample
 
 NOUN, NOUNS = "record", "records"
+NEAR_COPIES = False
 WINDOWS = False
 SIZED_BY = "preprocess.table"
 INPUT_UNITS = "float32, as medloop's preprocessing makes them (preprocessing.features), of unit variance over train"
