@@ -46,7 +46,7 @@ IMAGES = {
     **dict.fromkeys(VOLUMES, 64),
     **{name: 64 if task == "segmentation" else 256 for name, task in DRAWN.items()},
 }
-VALIDATION = {name: count // 10 for name, count in IMAGES.items()}
+VALIDATION = {name: max(count // 10, CLASSES) for name, count in IMAGES.items()}  # of each class one at least
 HYPER: dict[str, dict[str, str]] = {name: {"activation": "relu"} for name in TUTORIAL}
 
 
