@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medloop import leaks, manifest, params
+from medloop import leaks, manifest, params, twins
 from medloop.phantom.options import Options
 from medloop.sources import phantom
 
@@ -112,6 +112,20 @@ def test_planted_copies_of_larger_images_are_found_and_nothing_else(tmp_path):
     shares, pairs = recall(tmp_path, images, ways)
     assert {way: share for way, share in shares.items() if share < 0.99} == {}
     assert (pairs["sample_b"].str.partition("/")[0] == pairs["sample_a"]).all()
+
+
+def test_blocks_of_any_size_find_the_same(tmp_path, monkeypatch):
+    patients = (item.read() for item in phantom.items(tmp_path, Options(patients=14), seed=5))
+    images = [(s.values >> (s.bit_depth - 8)).astype(np.uint8) for s in (next(iter(read)) for read in patients)]
+    table = [(f"{i}", "test", "0", pixels) for i, pixels in enumerate(images)]
+    table += [(f"{i}/left to right", "train", "0", PLANTED["left to right"](pixels)) for i, pixels in enumerate(images)]
+    thresholds = THRESHOLDS.model_copy(update={"candidate": -1.0})  # all are looked at
+    whole = find(tmp_path / "whole", table, thresholds)
+    for name, size in (("FIRST", 4), ("SECOND", 3), ("ROUGH", 7), ("PAIRS", 2), ("WRITTEN", 3)):
+        monkeypatch.setattr(twins, name, size)
+    parts = find(tmp_path / "parts", table, thresholds)
+    assert len(whole) >= 14
+    pd.testing.assert_frame_equal(parts, whole, rtol=1e-4)
 
 
 def test_a_copy_of_another_size_is_found(tmp_path, shared_data):

@@ -44,6 +44,23 @@ def test_a_full_shard_is_followed_by_another(tmp_path):
     ]
 
 
+def test_values_are_the_same_however_few_shards_are_mapped_and_rows_are_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(manifest, "READ", 2)
+    images = [np.full((3, 4), number, np.uint8) for number in range(7)]
+    writer = manifest.ShardWriter(tmp_path, limit=10)
+    manifest.write([row(writer.add(each), each, sample_id=f"{i}") for i, each in enumerate(images)], FACTS, tmp_path)
+    writer.close()
+    table, _ = manifest.read(tmp_path)
+    assert [each.sample_id for each in manifest.rows(table)] == list("0123456")
+    values = manifest.Values(tmp_path)
+    assert [int(each[0, 0]) for each in values.each(table)] == list(range(7))
+    assert len(values._shards) == manifest.OPEN
+    shuffled = table.iloc[[6, 0, 3, 6, 1, 0, 5]]
+    first = values[next(manifest.rows(shuffled))]
+    assert [int(each[0, 0]) for each in values.each(shuffled)] == [6, 0, 3, 6, 1, 0, 5]
+    assert (first == 6).all(), "a view stays what it is when its shard is let go"
+
+
 def test_another_schema_version_is_refused_with_what_to_do(tmp_path):
     manifest.write([], FACTS, tmp_path)
     path = tmp_path / "manifest.parquet"

@@ -11,6 +11,14 @@ def test_an_architecture_that_does_not_take_the_kind_is_refused_with_those_that_
         pairing.check("classification", "image", ["resnet1d"])
 
 
+def test_those_that_do_take_the_samples_and_give_what_the_task_needs():
+    images = "attention, cnn, convnext, densenet, lstm, resnet, vit"
+    with pytest.raises(Refused, match=f"architectures that do: {images}; set"):
+        pairing.check("classification", "image", ["mlp"])
+    with pytest.raises(Refused, match=f"architectures that do: {images}; set"):
+        pairing.check("classification", "image", ["unet"])
+
+
 def test_a_task_that_does_not_take_the_kind_is_refused_with_those_that_do():
     with pytest.raises(Refused, match=r"task classification does not take samples of kind sound; tasks that do: none"):
         pairing.check("classification", "sound")

@@ -184,6 +184,15 @@ def test_elastic_nets_stand_beside_grades_and_several_labels_too(task, tmp_path)
     assert "elastic net" in (tmp_path / "way/evaluation/report.html").read_text()
 
 
+def test_several_labels_that_nobody_has_are_refused(tmp_path):
+    sheets.write(tmp_path / "data/ward.csv", [row | {"ill": ""} for row in sheets.rows()])
+    base = params.Base(task="multilabel", kind="table", dataset="sheets")
+    options = {"table": sheets.options(several=True)}
+    source = params.Ingest(source="table", root=str(tmp_path / "data"), options=options, workers=1)
+    with pytest.raises(Refused, match="at least one label that a sample has, none has any"):
+        ingest(base, source, samples=tmp_path / "samples")
+
+
 def test_two_trainings_give_the_same_bytes(loop, tmp_path):
     train(BASE, TRAIN, arrays=loop.folder / "arrays", model=tmp_path / "mlp")
     for name in ("model.onnx", "card.json", "validation.parquet", "history.parquet"):

@@ -63,9 +63,9 @@ def _views(each: Iterable[np.ndarray], count: int, size: int) -> np.ndarray:
 
 def _alike(views: np.ndarray, first: np.ndarray, second: np.ndarray, thresholds: params.LeakThresholds) -> pd.DataFrame:
     """Return the pairs of which all three views are the same picture."""
-    found = pd.concat([twins.find(views[:, axis], first, second, thresholds) for axis in range(3)])
+    found = pd.concat([twins.find(views[:, axis], first, second, thresholds) for axis in range(views.shape[1])])
     pairs = found.groupby(["a", "b"], as_index=False)["correlation"].agg(["min", "size"])
-    return pairs[pairs["size"] == 3][["a", "b", "min"]].rename(columns={"min": "correlation"})
+    return pairs[pairs["size"] == views.shape[1]][["a", "b", "min"]].rename(columns={"min": "correlation"})
 
 
 def _agreement(first: np.ndarray, second: np.ndarray, side: int) -> float:

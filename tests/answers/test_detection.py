@@ -46,6 +46,12 @@ def test_suppression_is_that_of_a_plain_loop(seed):
     assert answers.kept(rows[:0]).tolist() == []
 
 
+def test_no_more_are_kept_than_an_image_may_have():
+    corner = 10.0 * np.arange(answers.MOST + 20)[:, None] * [1, 0]
+    rows = np.column_stack([corner, corner + 5, np.linspace(1, 0.5, len(corner)), np.ones(len(corner))])
+    assert answers.kept(rows).tolist() == list(range(answers.MOST))
+
+
 def test_detections_are_those_above_the_floor_the_surest_first():
     rows = some_rows(1)
     found = answers.found(outputs_of(np.random.default_rng(0).permutation(rows)))

@@ -72,10 +72,8 @@ def outcome(asked: argparse.Namespace, settings: str, seed: int) -> dict[str, An
 def _train(content: dict[str, Any], architecture: str, folder: Path) -> None:
     project = Project(folder / "project")
     data = os.environ.get("MEDLOOP_DATA", str(ROOT.parent / "shared" / "data"))
-    project.env |= {
-        "MEDLOOP_DATA": data,
-        "MEDLOOP_KEY_FILE": str(KEPT.absolute() / "pseudonym.key"),
-    }  # one for all rows
+    key = str(KEPT.absolute() / "pseudonym.key")  # one for all rows: they are paired by patient
+    project.env |= {"MEDLOOP_DATA": data, "MEDLOOP_KEY_FILE": key}
     (project.folder / "params.yaml").write_text(yaml.safe_dump(content))
     for stage in ("ingest", "validate", "preprocess"):
         project.run("medloop", stage, timeout=3600)

@@ -218,8 +218,7 @@ def _known(
     if answers is not None and name not in answers:
         raise Refused(f"{where}: the record has no label in {options.labels and options.labels.path.name}")
     answer = answers[name or ""] if answers is not None else said.get(options.label or options.target or "")
-    empty = answer is None or (not answer and not options.several) or _missing(answer, options)
-    if answer is None or empty:
+    if answer is None or _missing(answer, options):
         raise Refused(f"{where}: the cell of the {'target' if options.target else 'label'} is empty")
     site = said.get(options.site) if options.site else file.site
     key = name or f"{file.path.name}/{place}"
@@ -249,7 +248,9 @@ def _cell(column: str | None, cells: Any, names: tuple[str, ...]) -> str:
 
 
 def _missing(answer: str, options: Options) -> bool:
-    """Tell whether a label that is not empty says that there is none; `none` may be the name of a class."""
+    """Tell whether a cell says that nobody knows the label; `none` may be the name of a class."""
+    if not answer:
+        return not options.several
     names = parts(answer) if options.several else [answer.strip()]
     return any(name.lower() in NO_LABEL and name not in options.classes for name in names)
 
