@@ -128,6 +128,15 @@ def test_blocks_of_any_size_find_the_same(tmp_path, monkeypatch):
     pd.testing.assert_frame_equal(parts, whole, rtol=1e-4)
 
 
+def test_products_are_taken_a_part_at_a_time(monkeypatch):
+    monkeypatch.setattr(twins, "ROUGH", 7)
+    random = np.random.default_rng(0)
+    first, second = random.normal(size=(2, 9, 5)).astype(np.float32)
+    row, column = random.integers(0, 9, (2, 40))
+    wanted = (first @ second.T)[row, column]
+    np.testing.assert_allclose(twins._products(first, second, row, column), wanted, rtol=1e-4, atol=1e-6)
+
+
 def test_a_copy_of_another_size_is_found(tmp_path, shared_data):
     images = originals(shared_data, "pneumoniamnist", 20)
     larger = [cv2.resize(pixels, (56, 56), interpolation=cv2.INTER_CUBIC) for pixels in images]

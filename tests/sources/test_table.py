@@ -154,6 +154,9 @@ def test_a_patient_is_the_same_as_a_whole_number_and_with_a_point(tmp_path):
     assert [each.patient_id for each in found] == ["7", "1234567", "1234568"]
     found, _ = read(tmp_path, files=files[1:], id="who", label="ill")
     assert [each.patient_id for each in found] == ["7", "8"]
+    (tmp_path / "c.csv").write_text("visit,who,x,ill\n1,7.0,1,yes\n2,7,2,no\n")
+    found, _ = read(tmp_path, files=[{"path": "c.csv"}], id="visit", patient="who", label="ill")
+    assert [each.patient_id for each in found] == ["7", "7"]
 
 
 @pytest.mark.parametrize("cell", ["nan", "NA", "?", "NULL"])

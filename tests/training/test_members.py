@@ -32,6 +32,13 @@ def numbers(images):
     return images[..., 0, 0, 0].astype(int) * 256 + images[..., 0, 1, 0]
 
 
+def test_a_fold_knows_as_the_whole_does_which_moments_are_real(arrays):
+    padded = data.Arrays(ABOUT, *(replace(each, mask=True) for each in (arrays.train, arrays.val)))
+    for known, wanted in ((arrays, False), (padded, True)):
+        [member, *_] = members.plan(known, Train(folds=4), seed=7)
+        assert (member.arrays.train.mask, member.arrays.val.mask, members.whole(known).mask) == (wanted,) * 3
+
+
 def test_rows_of_two_arrays_read_like_one(arrays):
     both = np.concatenate([arrays.train.inputs, arrays.val.inputs])
     rows = np.random.default_rng(0).permutation(300)[:100]

@@ -5,7 +5,7 @@ the one network that never saw its patient, and these predictions stand for vali
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -107,4 +107,4 @@ def _part(arrays: Arrays, rows: np.ndarray) -> Split:
     labels: Any = Rows(both, rows) if both[0].ndim == DRAWN else np.concatenate(both)[rows]
     index = pa.concat_tables([arrays.train.index, arrays.val.index])
     inputs: Any = Rows([arrays.train.inputs, arrays.val.inputs], rows)
-    return Split(inputs, labels, index.take(pa.array(rows)), arrays.train.kind, arrays.train.mask)
+    return replace(arrays.train, inputs=inputs, labels=labels, index=index.take(pa.array(rows)))
