@@ -426,7 +426,7 @@ def test_no_leak_is_found_across_patients(tmp_path: Path, samples: list[sources.
     items = [sources.Item(sample.key, partial(list, [sample])) for sample in samples]
     decode = decoding.Decoding(section, pseudonyms := privacy.Pseudonyms(b"k" * 32))
     packed = packing.pack(decode.entries(items, decoding.Listing(pseudonyms)), tmp_path, len(items))
-    table = packed.table
+    table = packed.samples.table().to_pandas()
     numbers = pd.factorize(table["patient_id"])[0]
     table["split"] = np.array(["train", "val", "test"])[numbers % 3]
     assert leaks.find(table, manifest.Values(tmp_path), section.leak_thresholds).empty

@@ -1,6 +1,7 @@
 """Folders with a file a sample: which files there are, and what a label table or their places say of them."""
 
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from medloop import labels, manifest
@@ -11,9 +12,22 @@ def files(root: Path, table: Path | None, nouns: str) -> list[str]:
     """Return the files below `root`, sorted; hidden ones and the label table are none of the data."""
     if not root.is_dir():
         raise Refused(f"no folder {root}: set ingest.root to the folder with your {nouns}")
-    listed = root / table if table else None
-    names = (path.relative_to(root) for path in root.rglob("*") if path.is_file() and path != listed)
-    return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
+    listed = table.as_posix() if table else None
+    return sorted(name for name in below(root) if name != listed and not hidden(name))
+
+
+def below(root: Path) -> Iterator[str]:
+    """Yield the path below `root` of each file, folder after folder: texts alone, for there may be many."""
+    for folder, _, names in os.walk(root):
+        above = os.path.relpath(folder, root)
+        for name in names:
+            if os.path.isfile(os.path.join(folder, name)):  # noqa: PTH113, PTH118  no object for each
+                yield name if above == "." else f"{above}/{name}"
+
+
+def hidden(path: str) -> bool:
+    """Tell whether a file, or a folder above it, is hidden."""
+    return path.startswith(".") or "/." in path
 
 
 def rows(
@@ -44,28 +58,34 @@ def rows(
 
 def _by_folder(files: Sequence[str], split_folders: bool, options: str, noun: str) -> dict[str, labels.Row]:
     depth = 2 if split_folders else 1
-    parts = {file: file.split("/") for file in files}
-    if stray := sum(len(part) <= depth for part in parts.values()):
+    if stray := sum(file.count("/") < depth for file in files):
         raise Refused(f"every {noun} must lie in the folder of its class, {stray} of {len(files)} do not")
+    tops = {file.split("/", 1)[0] for file in files}
     if not split_folders:
-        if {part[0] for part in parts.values()} <= {*manifest.SPLITS, "valid", "validation"} and files:
+        if tops <= {*manifest.SPLITS, "valid", "validation"} and files:
             raise Refused(
                 f"the class folders are named like splits; set {options}.split_folders: true for "
                 "<train, val or test>/<class>/..."
             )
-        _check_not_patients(list(parts.values()), options, noun)
-        return {file: labels.Row(part[0]) for file, part in parts.items()}
-    if not {part[0] for part in parts.values()} <= set(manifest.SPLITS):
+        _check_not_patients(files, options, noun)
+    elif not tops <= set(manifest.SPLITS):
         raise Refused(f"with split_folders the folders below the root must be {', '.join(manifest.SPLITS)}")
-    return {file: labels.Row(part[1], split=part[0]) for file, part in parts.items()}
+    known = dict[tuple[str, ...], labels.Row]()  # one of each, for all files of a folder
+    found = dict[str, labels.Row]()
+    for file in files:
+        above = tuple(file.split("/", depth)[:depth])
+        row = labels.Row(above[-1], split=above[0] if split_folders else None)
+        found[file] = known.setdefault(above, row)
+    return found
 
 
-def _check_not_patients(parts: list[list[str]], options: str, noun: str) -> None:
+def _check_not_patients(files: Sequence[str], options: str, noun: str) -> None:
     """Refuse <patient>/<class>/...: a folder below the root names a class, and would be shown as one."""
     places: dict[str, set[str]] = {}
-    for part in parts:
-        if len(part) > 2:
-            places.setdefault(part[1], set()).add(part[0])
+    for file in files:
+        top, *below = file.split("/", 2)
+        if len(below) > 1:
+            places.setdefault(below[0], set()).add(top)
     shared = sum(len(above) > 1 for above in places.values())
     if shared > 1:
         raise Refused(

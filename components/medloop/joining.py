@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medloop import manifest, params, privacy, provenance, shards
+from medloop import params, privacy, provenance, shards
 from medloop.decoding import Listing
 from medloop.errors import Refused
 from medloop.fetching import data
@@ -36,7 +36,7 @@ class Items(NamedTuple):
 
 def write(packed: Packed, listing: Listing, files: Mapping[str, str], facts: Mapping[str, Any], folder: Path) -> None:
     """Write what is known of a shard beside its pixels; `files` are MD5s by pseudonyms, `facts` the source's own."""
-    pq.write_table(pa.Table.from_pydict(packed.columns, schema=manifest.SCHEMA), folder / SAMPLES)
+    pq.write_table(packed.samples.table(), folder / SAMPLES)
     packed.write_items(folder)
     hashed = [{"file": file, "md5": files[file]} for file in sorted(files)]
     pq.write_table(pa.Table.from_pylist(hashed, FILE_COLUMNS), folder / FILES)

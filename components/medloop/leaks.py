@@ -56,7 +56,9 @@ def refusal(pairs: pd.DataFrame, noun: str = "image") -> str:
 
 def _identical(table: pd.DataFrame, first: np.ndarray, second: np.ndarray) -> pd.DataFrame:
     digests = table["content_sha256"]
-    a = pd.DataFrame({"a": first, "digest": digests.iloc[first].array})
+    short = np.fromiter((int(digest[:16], 16) for digest in digests), np.uint64, len(digests))
+    first, second = first[np.isin(short[first], short[second])], second[np.isin(short[second], short[first])]
+    a = pd.DataFrame({"a": first, "digest": digests.iloc[first].array})  # few are left: to join all takes much memory
     b = pd.DataFrame({"b": second, "digest": digests.iloc[second].array})
     return a.merge(b, on="digest")[["a", "b"]].assign(kind="identical", correlation=1.0)
 

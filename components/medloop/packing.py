@@ -1,7 +1,7 @@
 """Packs what came of a source's items: values into shards, the rest into columns, rejected ones into a list."""
 
 from collections import Counter
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +9,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
@@ -58,34 +57,45 @@ class Entry:
     taken: bool = False  # over from earlier samples
 
 
+class Growing:
+    """A table that rows are added to: Arrow's columns, a tenth of what the rows take as Python objects."""
+
+    def __init__(self, schema: pa.Schema) -> None:
+        self._schema, self._whole = schema, schema.empty_table()
+        self._waiting: list[Mapping[str, Any]] = []
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Add one row."""
+        self._waiting.append(row)
+        if len(self._waiting) == BATCH:
+            self._take()
+
+    def table(self) -> pa.Table:
+        """Return all rows."""
+        self._take()
+        return self._whole
+
+    def _take(self) -> None:
+        came = pa.Table.from_pylist(self._waiting, self._schema)
+        self._whole, self._waiting = pa.concat_tables([self._whole, came]), []
+
+
 @dataclass
 class Packed:
     """What has been packed so far."""
 
-    columns: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in manifest.SCHEMA.names})
-    items: dict[str, list[Any]] = field(default_factory=lambda: {name: [] for name in ITEM_COLUMNS.names})
+    samples: Growing = field(default_factory=lambda: Growing(manifest.SCHEMA))
+    items: Growing = field(default_factory=lambda: Growing(ITEM_COLUMNS))
     keys: list[str] = field(default_factory=list)  # one a sample, raw
     rejected: list[tuple[str, str, str]] = field(default_factory=list)  # pseudonym, reason, raw key
     flawed: list[tuple[str, str, str]] = field(default_factory=list)  # likewise, of items that were taken
-    taken: int = 0  # items whose samples were taken over
-
-    @property
-    def table(self) -> pd.DataFrame:
-        return pd.DataFrame(self.columns)
-
-    @property
-    def count(self) -> int:
-        """Return how many items came."""
-        return len(self.items["item"])
-
-    @property
-    def official(self) -> int:
-        """Return how many samples have their side from the source."""
-        return sum(self.items["official"])
+    count: int = 0  # items
+    taken: int = 0  # those whose samples were taken over
+    official: int = 0  # samples that have their side from the source
 
     def write_items(self, folder: Path) -> None:
         """Write what is known of each item to `folder`."""
-        pq.write_table(pa.Table.from_pydict(self.items, schema=ITEM_COLUMNS), folder / ITEMS)
+        pq.write_table(self.items.table(), folder / ITEMS)
 
 
 def pack(entries: Generator[Entry], folder: Path, total: int | None) -> Packed:
@@ -103,17 +113,16 @@ def pack(entries: Generator[Entry], folder: Path, total: int | None) -> Packed:
                 if sample in seen:
                     _refuse_twin(sample, seen[sample], row.key)
                 seen[sample] = row.key
-                placed = row.columns | writer.add(row.values, row.mask, row.instances)
-                for name, values in packed.columns.items():
-                    values.append(placed[name])
+                packed.samples.add(row.columns | writer.add(row.values, row.mask, row.instances))
                 packed.keys.append(row.key)
                 samples.append(sample)
                 official += row.official
             known = {"item": entry.item, "position": entry.position, "version": entry.version, "reason": entry.reason}
             made = {"flaws": list(entry.flaws), "samples": samples, "official": official}
-            for name, value in (known | made).items():
-                packed.items[name].append(value)
+            packed.items.add(known | made)
+            packed.count += 1
             packed.taken += entry.taken
+            packed.official += official
             if entry.reason is not None:
                 packed.rejected.append((entry.item, entry.reason, entry.key))
             packed.flawed += [(entry.item, flaw, entry.key) for flaw in entry.flaws]

@@ -24,9 +24,10 @@ DESCRIBED_PX = 64  # larger images are described as if they had this size,
 GRID = 12 / 28  # with so many rows of detail for each of theirs,
 WHOLE = 12  # and so many rows of everything
 HALFWAY_LOSS = 0.05  # of correlation, by standing half a pixel off
-FIRST, SECOND = 1024, 256  # images compared in one block: 5 MB of products
-ROUGH = 16_384  # candidates looked at once
+FIRST, SECOND = 512, 256  # images compared in one block: 5 windows of each of the first, 2.5 MB of products
+ROUGH = 4096  # candidates looked at once
 PAIRS = 512  # those confirmed at once
+PICKED = 64  # images read from a scratch file before its memory is let go
 WRITTEN = 1000  # images written to a scratch file before its memory is let go
 
 
@@ -56,7 +57,8 @@ def find(images: np.ndarray, first: np.ndarray, second: np.ndarray, thresholds: 
     for a, b, mirror in _candidates(images, first, second, thresholds):
         for start in range(0, len(a), PAIRS):
             part = slice(start, start + PAIRS)
-            same, correlation = _same(_mirrored(images[a[part]], mirror), images[b[part]], thresholds)
+            one, other = _picked(images, a[part]), _picked(images, b[part])
+            same, correlation = _same(_mirrored(one, mirror), other, thresholds)
             confirmed.append(pd.DataFrame({"a": a[part][same], "b": b[part][same], "correlation": correlation}))
     best = pd.concat(confirmed).sort_values("correlation", ascending=False, kind="stable").drop_duplicates(["a", "b"])
     return best.sort_values(["a", "b"], ignore_index=True)
@@ -73,18 +75,29 @@ def _candidates(
     size = images.shape[1] - 2 * MARGIN_PX
     for start in range(0, len(first), FIRST):
         query = first[start : start + FIRST]
-        shifted = _descriptors(_between(images[query]), (MARGIN_PX - 1, MARGIN_PX), size)
-        windows = [*map(np.concatenate, zip(_descriptors(images[query], (MARGIN_PX,), size), shifted, strict=True))]
+        picked = _picked(images, query)
+        shifted = _descriptors(_between(picked), (MARGIN_PX - 1, MARGIN_PX), size)
+        windows = [*map(np.concatenate, zip(_descriptors(picked, (MARGIN_PX,), size), shifted, strict=True))]
         for block in range(0, len(second), SECOND):
             other = second[block : block + SECOND]
-            other_detail, other_whole = (_rows(grids) for grids in _descriptors(images[other], (MARGIN_PX,), size))
+            beside = _descriptors(_picked(images, other), (MARGIN_PX,), size)
+            other_detail, other_whole = (_rows(grids) for grids in beside)
             for mirror in range(4):
                 detail, whole = (_rows(_mirrored(grids, mirror)) for grids in windows)  # (5 Q, d) each
                 row, column = np.divmod(np.flatnonzero(detail @ other_detail.T > thresholds.candidate), len(other))
                 likely = _products(whole, other_whole, row, column) > thresholds.correlation - HALFWAY_LOSS
                 pair = np.unique(np.stack([row[likely] % len(query), column[likely]]), axis=1)
                 yield query[pair[0]], other[pair[1]], mirror
-            manifest.let_go(images)
+
+
+def _picked(images: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Return images at `places`, a few at a time: with each page of a mapped file come those around it."""
+    found = np.empty((len(places), *images.shape[1:]), images.dtype)
+    for start in range(0, len(places), PICKED):
+        part = slice(start, start + PICKED)
+        found[part] = images[places[part]]
+        manifest.let_go(images)
+    return found
 
 
 def _products(first: np.ndarray, second: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
@@ -169,7 +182,11 @@ def _core(images: np.ndarray) -> np.ndarray:
 
 def _between(images: np.ndarray) -> np.ndarray:
     """Return the means of (Q, S, S) over two by two pixels, (Q, S - 1, S - 1): half a pixel off in both directions."""
-    return (images[:, 1:, 1:] + images[:, 1:, :-1] + images[:, :-1, 1:] + images[:, :-1, :-1]) / 4
+    total = images[:, 1:, 1:] + images[:, 1:, :-1]
+    for other in (images[:, :-1, 1:], images[:, :-1, :-1]):
+        total += other
+    total /= 4
+    return total
 
 
 def _rows(grids: np.ndarray) -> np.ndarray:
@@ -191,7 +208,9 @@ def _detail(images: np.ndarray, scale: float = 1.0) -> np.ndarray:
     for place, image in zip(detail, images, strict=True):
         place[:] = _blur(image, FINE * scale) - _blur(image, COARSE * scale)
     size = np.abs(detail)
-    return detail / np.maximum(size + size.mean(axis=(1, 2), keepdims=True), 1e-6)
+    size += size.mean(axis=(1, 2), keepdims=True)
+    detail /= np.maximum(size, 1e-6, out=size)
+    return detail
 
 
 def _descriptors(images: np.ndarray, starts: Iterable[int], size: int) -> tuple[np.ndarray, np.ndarray]:

@@ -24,10 +24,10 @@ import numpy as np
 import pandas as pd
 
 import weed
-from medloop import leaks, manifest, packing, params, privacy, reading
+from medloop import decoding, leaks, manifest, params, privacy, reading
 from medloop.fetching.data import fetched
+from medloop.kinds import image
 from medloop.sources import dicom
-from medloop.stages import preprocess
 
 DICOM, SIDE = 400, 512
 COUNTS = (1000, 3000, 10_000)
@@ -41,7 +41,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["MEDLOOP_STATE"] = str(folder / "state")
-        decoding(folder)
+        decode(folder)
         preprocessing(folder)
         comparing(folder)
         with weed.serving(folder / "server") as env:
@@ -67,7 +67,7 @@ def spent(seconds: Callable[[], float]) -> Iterator[list[float]]:
     found.append(seconds() - began)
 
 
-def decoding(folder: Path) -> None:
+def decode(folder: Path) -> None:
     """In this process alone: those that `ingest` starts are not waited for, and their seconds are not known."""
     pseudonyms = privacy.Pseudonyms.load()
     for name, syntax in bench_decode.SYNTAXES.items():
@@ -76,8 +76,8 @@ def decoding(folder: Path) -> None:
         writer = manifest.ShardWriter(folder / f"packed {name}")
         with spent(cpu) as seconds, closing(writer):
             for item in dicom.items(root, dicom.Options(), seed=0):
-                for digested in reading._read(item).samples:
-                    packing._row(digested, "dicom", pseudonyms)
+                for digested in reading._read(item, "image").samples:
+                    decoding._columns(digested, "dicom", pseudonyms)
                     writer.add(digested.sample.values)
         rate = DICOM / seconds[0]
         say(f"ingest {SIDE}x{SIDE}, 16 bits, {name}: {rate:.0f} images a core-second; a file {kilobytes:.0f} kB")
@@ -132,7 +132,8 @@ def preprocessing(folder: Path) -> None:
     rows = table(DICOM, SIDE, manifest.ShardWriter(samples), 16)
     pixels = manifest.Values(samples)
     with spent(cpu) as seconds:
-        blocks = list(preprocess._fitted(rows, pixels, params.Preprocess()))
+        form = image.form(rows, pixels, manifest.Facts(("a", "b"), "dicom"), params.Preprocess())
+        blocks = list(image.arrays(rows, pixels, form))
     size = sum(block.nbytes for block in blocks) / DICOM
     rate = DICOM / seconds[0]
     say(f"preprocess {SIDE}x{SIDE} to 64x64: {rate:.0f} images a core-second; an array {size:.0f} bytes")

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medloop import params
+from medloop import folders, params
 from medloop.errors import Refused, Unreachable
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 NOTHING = Path("data/none")  # the root of a source that makes its own samples
 S3 = "s3://"
+HASHED = 1000  # files given out at once, so that memory stays flat
 Wanted = Callable[[str], bool]  # by the path of a file below the root
 
 
@@ -97,9 +98,12 @@ def combined(digests: Mapping[str, str]) -> str | None:
 
 def listing_hash(digests: Mapping[str, str]) -> str:
     """Return `md5:` and the hash by which DVC names a folder: of the list of its files with their MD5s."""
-    listing = [{"md5": digest, "relpath": name} for name, digest in sorted(digests.items())]
-    text = json.dumps(listing, sort_keys=True).encode()
-    return f"md5:{hashlib.md5(text, usedforsecurity=False).hexdigest()}.dir"
+    text = hashlib.md5(b"[", usedforsecurity=False)
+    for place, (name, digest) in enumerate(sorted(digests.items())):
+        entry = json.dumps({"md5": digest, "relpath": name})
+        text.update(f"{', ' if place else ''}{entry}".encode())
+    text.update(b"]")
+    return f"md5:{text.hexdigest()}.dir"
 
 
 def md5(path: Path) -> str:
@@ -114,13 +118,16 @@ def _below(root: Path) -> list[str]:
         return []
     if root.is_file():
         return [""]
-    return [path.relative_to(root).as_posix() for path in root.rglob("*") if path.is_file()]
+    return list(folders.below(root))
 
 
 def _hashed(root: Path, names: Iterable[str]) -> dict[str, str]:
-    names = list(names)
+    names, hashed = list(names), dict[str, str]()
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:  # hashing does not hold the interpreter's lock
-        return dict(zip(names, pool.map(md5, [root / name for name in names]), strict=True))
+        for start in range(0, len(names), HASHED):
+            part = names[start : start + HASHED]
+            hashed |= zip(part, pool.map(md5, [root / name for name in part]), strict=True)
+    return hashed
 
 
 def remote(section: params.Ingest) -> "cache.Remote":

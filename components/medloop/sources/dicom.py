@@ -9,8 +9,7 @@ from typing import Literal
 import pydicom
 from pydantic import Field
 
-from medloop import imaging, labels, marks, params, privacy
-from medloop.errors import Refused
+from medloop import folders, imaging, labels, marks, params, privacy
 from medloop.labels import Table
 from medloop.sources import Item, Sample
 
@@ -36,11 +35,10 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
     Raises:
         Refused: a DICOM file without a label, or a row without a file. Files that are no DICOM are rejected when read.
     """
-    table = root / options.labels
-    files = _files(root, table)
-    rows = labels.read(table, options.match, several=options.several)
+    files = _files(root, options.labels)
+    rows = labels.read(root / options.labels, options.match, several=options.several)
     keys = dict(_keys(root, files, options, rows))
-    labels.match(keys, rows, table)
+    labels.match(keys, rows, root / options.labels)
     for file in files:
         row = rows[keys[file]] if file in keys else None
         yield Item(file, partial(_samples, root / file, file, row, options), file, row)
@@ -58,7 +56,7 @@ def lists_from(options: Options) -> set[str] | None:
 
 def total(root: Path, options: Options) -> int:
     """Return the number of files."""
-    return len(_files(root, root / options.labels))
+    return len(_files(root, options.labels))
 
 
 def notes(options: Options) -> list[str]:
@@ -68,11 +66,7 @@ def notes(options: Options) -> list[str]:
 
 def _files(root: Path, table: Path) -> list[str]:
     """Return the files below `root`, sorted; hidden ones, the label table and DICOMDIR are none of the data."""
-    if not root.is_dir():
-        raise Refused(f"no folder {root}: set ingest.root to the folder with your DICOM files")
-    found = (path for path in root.rglob("*") if path.is_file() and path != table and path.name != "DICOMDIR")
-    names = (path.relative_to(root) for path in found)
-    return sorted(name.as_posix() for name in names if not any(part.startswith(".") for part in name.parts))
+    return [name for name in folders.files(root, table, "DICOM files") if name.rpartition("/")[2] != "DICOMDIR"]
 
 
 def _keys(root: Path, files: list[str], options: Options, rows: dict[str, labels.Row]) -> Iterator[tuple[str, str]]:

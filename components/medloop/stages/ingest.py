@@ -202,7 +202,7 @@ def _check_key(samples: Path, pseudonyms: privacy.Pseudonyms) -> None:
 def _finish(packed: packing.Packed, job: Job, said: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Judge what was packed, write its manifest and report to `folder`, and return the report."""
     section = job.section
-    table, official = packed.table, _official(packed)
+    table, official = packed.samples.table().to_pandas(integer_object_nulls=True), _official(packed)
     _refuse_synthetic(packed, table)
     pairs = leaks.find(table, manifest.Values(folder), section.leak_thresholds, job.base.kind)
     dropped = _leave_out(pairs, packed, table, job)
