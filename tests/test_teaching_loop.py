@@ -11,8 +11,10 @@ import pydicom
 import pytest
 
 from loops import Loop
-from medloop import imaging, kubeflow, marks, params, study
+from medloop import imaging, kubeflow, marks, models, params, plugins, study
+from medloop.answers import generation as answers
 from medloop.errors import Refused
+from medloop.inference import Network
 from medloop.operations import scoring
 from medloop.operations.generate import generate
 from medloop.operations.predict import predict
@@ -94,6 +96,22 @@ def test_all_of_it_is_measured_with_intervals(loop):
     assert "never for diagnosis" in card["use"]
     assert not kubeflow.has_confusion_matrix(loop.folder / "evaluation")
     assert card["steps"] == {"vae": 1, "diffusion": 40}[card["architecture"]]
+
+
+def test_images_begin_with_the_noise_whose_images_are_nearest_to_validation_images(loop):
+    folder = loop.models["diffusion"]
+    card, found = json.loads((folder / "card.json").read_text()), study.read(folder)
+    assert json.loads((loop.models["vae"] / "card.json").read_text())["noise"] == 1
+    images, labels = (np.load(loop.folder / f"arrays/val/{name}.npy") for name in ("inputs", "labels"))
+    judge, run = (Network(folder / name).outputs for name in ("study/judge.onnx", "model.onnx"))
+    of_val, kids = judge(images)[:, -task.FEATURES :], {}
+    for noise in plugins.load(models, "diffusion").NOISE:
+        made = answers.pictures(run, found.labels.tolist(), found.seeds.tolist(), card | {"noise": noise})
+        said = study.said(of_val, judge(made)[:, -task.FEATURES :], found.train_features, near=0)
+        kids[noise] = task.score(labels, said)
+        assert (noise == card["noise"]) == np.array_equal(made, found.images)
+    assert card["noise"] == min(kids, key=kids.get)
+    assert loop.scores["diffusion"]["kid"] == pytest.approx(min(kids.values()))
 
 
 def test_the_study_holds_what_the_figures_are_made_of(loop):

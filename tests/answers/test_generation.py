@@ -46,6 +46,18 @@ def test_the_steps_are_those_of_dpm_solver():
         np.testing.assert_allclose(pixels, by_hand(seed, label), atol=1)
 
 
+def test_a_picture_begins_with_as_much_noise_as_the_card_says():
+    seen = []
+
+    def run(given):
+        seen.append(given[..., 1])
+        return network(given)
+
+    for card in (CARD, CARD | {"noise": 1.5}):
+        answers.pictures(run, [0], [7], card | {"steps": 1})
+    np.testing.assert_allclose(seen[1], 1.5 * seen[0], rtol=1e-6)
+
+
 def test_a_picture_follows_from_its_class_and_seed_alone(monkeypatch):
     many = answers.pictures(network, [0, 1] * 5, range(10), CARD)
     monkeypatch.setattr(answers, "BATCH", 3)

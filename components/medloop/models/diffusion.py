@@ -19,6 +19,7 @@ from keras import layers, ops
 KIND = "convolution"
 GIVES = "image"
 STEPS = 40  # of making a picture
+NOISE = (1.0, 1.03, 1.06, 1.09)  # standard deviations to begin it with: validation images choose
 FREQUENCIES = 2.0 ** np.arange(-1, 6)  # of the time, in half turns
 
 

@@ -17,6 +17,7 @@ from keras import layers, ops
 KIND = "convolution"
 GIVES = "image"
 STEPS = 1  # of making a picture
+NOISE = (1.0,)  # standard deviation to begin it with
 WIDEST = 4.0  # of the logarithm of a standard deviation, either way: beyond it training breaks down
 
 

@@ -33,6 +33,8 @@ EXAMPLE = "Of each class, above the line real train {units}, below it synthetic 
 def asked(card: Mapping[str, Any], choice: Mapping[str, Any]) -> list[tuple[str, str]]:  # noqa: ARG001
     """Return what was asked."""
     steps = f"{card['steps']} step{'s' * (card['steps'] > 1)}"
+    if card["noise"] != 1:
+        steps += f", beginning with {card['noise']:.0%} of the noise that it was trained with, as validation data chose"
     return [
         (
             "Task",

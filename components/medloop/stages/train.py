@@ -100,12 +100,14 @@ def _lead(
             export.save_keras(views.averaged(trained, section.tta), folder / "model.keras")
             export_onnx(folder / "model.keras", folder / "model.onnx")
             outputs, judged = export.checked_outputs(folder, found.val, task), found.val
-            making = task.making(plugins.load(models, architecture)) if judging.of_images(task) else {}
+            making: dict[str, Any] = {}
             if judging.of_images(task):
                 from medloop.training import studying
 
-                card = {"input_shape": list(found.shape), **making}
-                outputs = studying.make(folder, card, found, section, seed=base.seed, name=name, course=course)
+                plugin = plugins.load(models, architecture)
+                outputs, making = studying.make(
+                    folder, plugin, found, section, seed=base.seed, name=name, course=course
+                )
             if unseen is not None:
                 outputs, judged = unseen, members.whole(found)
             target = fitted[0].spec.target

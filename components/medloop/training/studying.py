@@ -6,6 +6,7 @@ ones of the same classes. It sees no test image, and validation images only to s
 
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import keras
@@ -16,7 +17,7 @@ from medloop import memorisation, params, study
 from medloop.answers import generation as answers
 from medloop.inference import Network
 from medloop.study import Study
-from medloop.tasks import classification
+from medloop.tasks import classification, generation
 from medloop.tasks.generation import FEATURES, JUDGE
 from medloop.training import backend, data, export, fitting, network
 from medloop.training.checkpoint import Checkpoint
@@ -38,23 +39,29 @@ class _Silent:
 
 
 def make(
-    folder: Path, card: dict[str, Any], arrays: data.Arrays, section: params.Train, *, seed: int, name: str, course: str
-) -> np.ndarray:
-    """Write the study of `folder`/model.onnx to `folder`, and return what is said of the validation images (N, K).
+    folder: Path,
+    architecture: ModuleType,
+    arrays: data.Arrays,
+    section: params.Train,
+    *,
+    seed: int,
+    name: str,
+    course: str,
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Write the study of `folder`/model.onnx; return what is said of validation images (N, K), and how images are made.
 
     Args:
-        folder: of the model.
-        card: says how an image is made.
+        folder: of the model; the study goes there.
+        architecture: of the model.
         arrays: train and validation images.
         section: of the training; its augmentation is that of the judge too.
         seed: of the judge.
         name: of the Keras backend.
         course: names the training, for checkpoints.
     """
-    train = arrays.train
+    train, val = arrays.train, np.asarray(arrays.val.inputs)
     images = np.asarray(train.inputs)
     labels, seeds = study.asked(train.labels)
-    made = answers.pictures(Network(folder / "model.onnx").outputs, labels.tolist(), seeds.tolist(), card)
     asked = RECIPE.model_copy(
         update={
             "epochs": study.EPOCHS,
@@ -63,13 +70,22 @@ def make(
             "batch_size": min(32, len(labels)),
         }
     )
-    of_made = replace(arrays, train=replace(train, inputs=made, labels=labels))
     (folder / study.SHARED).mkdir()
     judges = folder / study.SHARED / study.JUDGE, folder / study.SYNTHETIC
-    for path, found in zip(judges, (arrays, of_made), strict=True):
-        _judge(path, found, asked, seed, name, f"{path.stem}-{course}")
-    judge = Network(judges[0])
-    features, train_features = (judge.outputs(each)[:, -FEATURES:] for each in (made, images))
+    _judge(judges[0], arrays, asked, seed, name, f"{judges[0].stem}-{course}")
+    judge, run = Network(judges[0]), Network(folder / "model.onnx").outputs
+    train_features, val_features = (judge.outputs(each)[:, -FEATURES:] for each in (images, val))
+    tried = []
+    for noise in architecture.NOISE:  # that images begin with: those nearest to validation images decide
+        making = generation.making(architecture) | {"noise": noise}
+        card = making | {"input_shape": list(arrays.shape)}
+        made = answers.pictures(run, labels.tolist(), seeds.tolist(), card)
+        features = judge.outputs(made)[:, -FEATURES:]
+        said = study.said(val_features, features, train_features, near=0)
+        tried.append((generation.score(arrays.val.labels, said), making, made, features))
+    _, making, made, features = min(tried, key=lambda each: each[0])
+    of_made = replace(arrays, train=replace(train, inputs=made, labels=labels))
+    _judge(judges[1], of_made, asked, seed, name, f"{judges[1].stem}-{course}")
     nearest, (known, twice) = memorisation.nearest(made, images), memorisation.among(images)
     copied = np.isin(np.arange(len(made)), memorisation.copies(made, images)[:, 0])
     pairs = np.argsort(np.where(copied, -1.0, nearest.distance), kind="stable")[: study.PAIRS]
@@ -84,13 +100,13 @@ def make(
         copied=copied,
         train_distance=known.distance,
         train_copies=np.array(twice),
-        val_distance=memorisation.nearest(np.asarray(arrays.val.inputs), images).distance,
+        val_distance=memorisation.nearest(val, images).distance,
         pairs=pairs,
         paired=images[nearest.place[pairs]],
         shown=np.stack([np.resize(each, (study.SHOWN, *images.shape[1:])) for each in shown]),
     )
     of_model.write(folder)
-    return study.outputs(of_model, folder, np.asarray(arrays.val.inputs))
+    return study.outputs(of_model, folder, val), making
 
 
 def _judge(path: Path, arrays: data.Arrays, section: params.Train, seed: int, name: str, course: str) -> None:
