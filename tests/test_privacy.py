@@ -7,7 +7,7 @@ import pytest
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 
-from medloop import privacy
+from medloop import errors, privacy
 from medloop.errors import Refused
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom.*")
@@ -161,5 +161,5 @@ def test_a_traceback_is_kept_for_the_owner_alone():
 
 
 def test_some_pseudonyms_stand_for_many():
-    assert privacy.some(["a", "b"]) == "a, b"
-    assert privacy.some("abcdefg") == "a, b, c, d, e, ..."
+    assert errors.some(["a", "b"]) == "a, b"
+    assert errors.some("abcdefg") == "a, b, c, d, e, ..."

@@ -1,6 +1,8 @@
 """A handful of NIfTI files goes through every stage, becomes champion, and predicts, as images do."""
 
+import csv
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,7 +10,7 @@ import pandas as pd
 import pytest
 
 import scans
-from medloop import manifest, params, volumes
+from medloop import manifest, params, privacy, volumes
 from medloop.errors import Refused
 from medloop.kinds import volume
 from medloop.stages.evaluate import evaluate
@@ -179,10 +181,19 @@ def test_a_served_volume_becomes_the_array_that_was_trained_on(loop):
 def test_a_spacing_that_does_not_do_is_refused_with_what_to_do(written, section, said, tmp_path):
     scans.folder(tmp_path / "scans")
     scans.write(tmp_path / "scans/rod/p1.nii", scans.volume("rod", 1), **written)
+    scans.write(tmp_path / "scans/rod/p3.nii.gz", scans.volume("rod", 3), **written)
     ingested(tmp_path)
     assert validated(tmp_path)["success"]
-    with pytest.raises(Refused, match=rf"sample \w+ \(train\): its voxels .*{said}.*see preprocess\.volume"):
+    wanted = rf"2 of \d+ volumes cannot be taken, samples (\w+), (\w+): its voxels .*{said}.*see preprocess\.volume"
+    with pytest.raises(Refused, match=wanted) as refused:
         prepared(tmp_path, params.Preprocess(volume=section))
+    with (privacy.folder() / manifest.KEYS).open() as file:
+        known = {row["sample_id"]: row["key"] for row in csv.DictReader(file)}
+    assert f"{manifest.KEYS}, where `ingest` ran, says which" in str(refused.value)
+    named = re.search(r"samples (\w+), (\w+):", str(refused.value)).groups()
+    assert {known[name] for name in named} == {"rod/p1.nii", "rod/p3.nii.gz"}
+    assert len(known) == len(manifest.read(tmp_path / "samples")[0])
+    assert (privacy.folder() / manifest.KEYS).stat().st_mode & 0o777 == 0o600
     assert not (tmp_path / "arrays").exists()
     kept = section.model_copy(update={"missing": "keep", "anisotropic": "keep"})
     assert prepared(tmp_path, params.Preprocess(volume=kept))["input_shape"] == [*SIZE, 1]

@@ -1,5 +1,7 @@
 """The errors that a user can mend, and the exit codes that stand for them."""
 
+from collections.abc import Iterable
+
 
 class Refused(ValueError):
     """A parameter, a file or a sample was refused; the message names it, what came, and the remedy.
@@ -20,3 +22,9 @@ class Conflict(Refused):
     """Somebody else changed what this decision rested on."""
 
     exit_code = 3
+
+
+def some(names: Iterable[str], limit: int = 5) -> str:
+    """Return the first few of pseudonyms, or of reasons, for a message."""
+    known = list(names)
+    return ", ".join(known[:limit]) + (", ..." if len(known) > limit else "")

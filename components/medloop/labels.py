@@ -9,7 +9,7 @@ from typing import Annotated
 from pydantic import AfterValidator, Field
 
 from medloop import manifest, privacy
-from medloop.errors import Refused
+from medloop.errors import Refused, some
 
 
 def _below_root(path: Path) -> Path:
@@ -121,7 +121,7 @@ def match(keys: Mapping[str, str], rows: Mapping[str, Row], table: Path) -> None
     where = privacy.list_privately(lost)
     raise Refused(
         f"{table} must have one label for every file and a file for every row: {len(unlabelled)} of {len(keys)} files "
-        f"have no label, {len(unused)} of {len(rows)} rows have no file ({privacy.some(row[0] for row in lost)}); "
+        f"have no label, {len(unused)} of {len(rows)} rows have no file ({some(row[0] for row in lost)}); "
         f"{where} says which"
     )
 

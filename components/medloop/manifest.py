@@ -24,6 +24,8 @@ SCHEMA_VERSION = 2
 SPLITS = ("train", "val", "test")
 SHARD_BYTES = 256 * 2**20
 OPEN = 2  # shards that are mapped at once
+KEYS = "samples.csv"  # in the private folder of where `ingest` ran: the file that each sample came from
+WHICH_FILES = f".medloop/private/{KEYS}, where `ingest` ran, says which files"
 READ = 1000  # samples: what was read of mapped files counts as memory of the process, and is given back after so many
 
 SCHEMA = pa.schema(

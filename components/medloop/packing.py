@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from medloop import manifest, params, privacy
-from medloop.errors import Refused
+from medloop.errors import Refused, some
 
 ITEMS = "items.parquet"
 BATCH = 1000  # items looked at together, so that memory stays flat
@@ -175,7 +175,7 @@ def check(packed: Packed, section: params.Ingest) -> None:
         raise Refused(
             f"{len(packed.rejected)} of {packed.count} items could not be read ({share:.1%}), ingest.max_rejected "
             f"allows {section.max_rejected:.1%}:\n{counted}\n{where} says which files "
-            f"{privacy.some(pseudonym for pseudonym, _, _ in packed.rejected)} are: mend or remove them, or allow more"
+            f"{some(pseudonym for pseudonym, _, _ in packed.rejected)} are: mend or remove them, or allow more"
         )
 
 

@@ -3,18 +3,20 @@
 import csv
 import hashlib
 import hmac
-import io
+import itertools
 import os
 import re
 import secrets
 import tempfile
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from pydicom.dataset import Dataset
 
+from medloop import manifest
 from medloop.errors import Refused
 
 MAX_AGE_YEARS = 90  # older people are few enough to be recognised: they all become 90
@@ -103,22 +105,22 @@ def allowed_header(ds: Dataset, site: SiteTag | None = None) -> dict[str, Any]:
 def list_privately(rows: Iterable[tuple[str, str, str]]) -> Path:
     """Write (pseudonym, reason, key of the item) to the private list, and return its path.
 
-    It is the only place that leads from a pseudonym back to a file: never logged, no DVC output, ignored by git.
+    With that of samples it is the only place that leads from a pseudonym back to a file: never logged, no DVC output,
+    ignored by git.
     """
-    text = io.StringIO(newline="")
-    csv.writer(text).writerows([("pseudonym", "reason", "key"), *rows])
-    return _keep("rejects.csv", text.getvalue())
+    return _list("rejects.csv", ("pseudonym", "reason", "key"), rows)
 
 
-def some(pseudonyms: Iterable[str], limit: int = 5) -> str:
-    """Return the first few pseudonyms for a message."""
-    names = list(pseudonyms)
-    return ", ".join(names[:limit]) + (", ..." if len(names) > limit else "")
+def list_samples(rows: Iterable[tuple[str, str]]) -> None:
+    """Write sample_id and key of each sample to a private list: a later stage or a report may name one."""
+    _list(manifest.KEYS, ("sample_id", "key"), rows)
 
 
 def keep_traceback(error: BaseException) -> Path:
     """Write the traceback of `error` where only the owner of this folder reads it, and return the path."""
-    return _keep("traceback.txt", "".join(traceback.format_exception(error)))
+    with _kept("traceback.txt") as (file, path):
+        file.write("".join(traceback.format_exception(error)))
+    return path
 
 
 def folder() -> Path:
@@ -133,12 +135,20 @@ def folder() -> Path:
     return path
 
 
-def _keep(name: str, text: str) -> Path:
+def _list(name: str, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Path:
+    with _kept(name) as (file, path):
+        csv.writer(file).writerows(itertools.chain([columns], rows))
+    return path
+
+
+@contextmanager
+def _kept(name: str) -> Iterator[tuple[TextIO, Path]]:
+    """Yield a file that is for its owner alone, and the path that it has once it is whole."""
     private = folder()
     number, partial = tempfile.mkstemp(dir=private)  # mode 0600
     with os.fdopen(number, "w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-        file.write(text)
-    return Path(partial).replace(private / name)
+        yield file, private / name
+    Path(partial).replace(private / name)
 
 
 def _make_key(path: Path) -> None:

@@ -149,7 +149,8 @@ def arrays(rows: pd.DataFrame, values: manifest.Values, form: Form) -> Iterator[
                 return _cut(imaging.windows(values[row], row.bit_depth, form.preprocessing)[0], row.shape, form)
             return imaging.fit(values[row], row.bit_depth, **form.preprocessing)
         except ValueError as error:
-            raise Refused(f"sample {row.sample_id} ({row.split}): {error}; see preprocess.channels") from None
+            where = f"sample {row.sample_id} ({row.split})"
+            raise Refused(f"{where}: {error}; {manifest.WHICH_FILES}; see preprocess.channels") from None
 
     if sliding:
         for row in manifest.rows(rows):

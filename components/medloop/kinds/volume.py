@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from medloop import manifest, params, twins3d, volumes
-from medloop.errors import Refused
+from medloop.errors import Refused, some
 from medloop.kinds import Form, Part
 from medloop.sources import Sample
 
@@ -83,11 +83,18 @@ def form(
         Refused: a volume has no known spacing, or an unequal one that is not resampled, and is not to be kept so.
     """
     wanted = section.volume.model_dump(mode="json")
+    bad = dict[str, str]()
     for row in manifest.rows(table):
         try:
             volumes.check_spacing(row.spacing_mm, wanted)
         except Unreadable as error:
-            raise Refused(f"sample {row.sample_id} ({row.split}): {error}; {REMEDY}") from None
+            bad[row.sample_id] = str(error)
+    if bad:
+        reasons = some(dict.fromkeys(bad.values()))
+        raise Refused(
+            f"{len(bad)} of {len(table)} volumes cannot be taken, samples {some(bad)}: {reasons}; "
+            f"{manifest.WHICH_FILES}: {REMEDY}"
+        )
     return Form((*section.volume.size, section.volume.channels), "uint8", wanted)
 
 

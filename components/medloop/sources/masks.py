@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from medloop import drawing, folders, labels, params, privacy
 from medloop.drawing import OVERLAP, Box, Overlap
-from medloop.errors import Refused
+from medloop.errors import Refused, some
 from medloop.labels import Patients, Row, Table
 from medloop.sources import Item, Sample
 
@@ -157,7 +157,7 @@ def _refuse(lost: list[tuple[str, str]], count: int, options: Options) -> None:
     )
     raise Refused(
         f"every image must have its mask (ingest.options.masks, layout {options.layout}), of {count} images: {counted} "
-        f"({privacy.some(row[0] for row in rows)}); {where} says which"
+        f"({some(row[0] for row in rows)}); {where} says which"
     )
 
 

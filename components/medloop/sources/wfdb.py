@@ -18,7 +18,7 @@ import wfdb
 from pydantic import Field, model_validator
 
 from medloop import params, privacy
-from medloop.errors import Refused
+from medloop.errors import Refused, some
 from medloop.sources import Item, Sample
 
 KIND = "sequence"
@@ -118,7 +118,7 @@ def _check_files(folder: Path, names: list[str], suffix: str, what: str, remedy:
     where = privacy.list_privately(lost)
     raise Refused(
         f"{len(lacking)} of {len(names)} records have no {what} (*{suffix}) in {folder} "
-        f"({privacy.some(row[0] for row in lost)}; {where} says which): {remedy}"
+        f"({some(row[0] for row in lost)}; {where} says which): {remedy}"
     )
 
 

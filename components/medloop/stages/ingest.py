@@ -203,6 +203,7 @@ def _finish(packed: packing.Packed, job: Job, said: Mapping[str, Any], folder: P
     """Judge what was packed, write its manifest and report to `folder`, and return the report."""
     section = job.section
     table, official = packed.samples.table().to_pandas(integer_object_nulls=True), _official(packed)
+    privacy.list_samples(zip(table["sample_id"], packed.keys, strict=True))
     _refuse_synthetic(packed, table)
     pairs = leaks.find(table, manifest.Values(folder), section.leak_thresholds, job.base.kind)
     dropped = _leave_out(pairs, packed, table, job)
