@@ -114,6 +114,7 @@ def test_the_report_shows_slices_and_says_what_goes_in(loop):
     table = pd.read_parquet(loop.folder / "evaluation/predictions.parquet")
     assert page.count("data:image/png") == min(12, (table["decision"] != table["label"]).sum())
     assert "volumes" in page
+    assert "three middle slices: axial, coronal, sagittal" in page
     assert "image" not in page.lower().replace("data:image", "").replace("image-rendering", "").replace("as images", "")
 
 

@@ -110,6 +110,8 @@ def _read(item: Item, kind: str) -> Read:
         samples = tuple(_digested(sample, plugin) for sample in item.read())
     except (plugin.Unreadable, Refused) as error:
         return Read(item.key, reason=str(error))
+    except FileNotFoundError:
+        return Read(item.key, reason="a file that it needs is not there")
     except Exception as error:  # whatever a damaged file does to a decoder: rejected, and the run goes on
         return Read(item.key, reason=f"could not be decoded ({type(error).__name__})")
     return Read(item.key, samples) if samples else Read(item.key, reason=f"holds no {plugin.NOUN}")

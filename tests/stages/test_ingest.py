@@ -43,6 +43,8 @@ def sample(index, options, seed):
     fault = options.fault if index == options.at else ""
     if fault == "crash":
         raise RuntimeError("Canary Jane's file")
+    if fault == "lost":
+        raise FileNotFoundError("Canary/3.dat")
     if fault == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if fault == "nothing":
@@ -175,6 +177,7 @@ def test_an_unreadable_item_is_listed_by_its_pseudonym_and_its_kind_of_error(tmp
     [
         ("crash", "1 x could not be decoded"),
         ("nothing", "1 x holds no image"),
+        ("lost", "1 x a file that it needs is not there"),
         ("depth", r"uint16 for 12 bits, got \(40, 48\) uint8"),
     ],
 )

@@ -88,7 +88,7 @@ def render(
         by_label=getattr(page, "BY_LABEL", ()),
         meanings=page.meanings(card, units),
         figures={name: shows for name, shows in {**page.FIGURES, **LEARNING}.items() if name in plots},
-        worst=page.WORST.format(units=units),
+        worst=" ".join(filter(None, [page.WORST.format(units=units), getattr(kind, "VIEW", "")])),
         worst_title=getattr(page, "WORST_TITLE", "Worst errors"),
         tuned=page.tuned(choice),
         plots={name: _address("image/svg+xml", svg.encode()) for name, svg in plots.items()},

@@ -33,7 +33,8 @@ For `train` and `evaluate`
 
 - `augment(arrays, section, random, part)`: changed copies of arrays (N, ...); of images with `masks` or `boxes` both;
 - `described(card)`: the network's input in words;
-- `picture(array, card, marks)`: type and content of a picture of one array, with `marks` ("true", "predicted") on it.
+- `picture(array, card, marks)`: type and content of a picture of one array, with `marks` ("true", "predicted") on it;
+- optionally `VIEW`: what such a picture shows, where that does not meet the eye.
 
 For `register`, `predict` and `promote`
 

@@ -24,6 +24,10 @@ Unreadable = volumes.Unreadable
 
 PACKAGES = ("numpy",)
 INDEX = ["sample_id", "patient_id", "site", "sex", "age_years", "label", "content_sha256"]
+VIEW = (
+    "Each picture shows three middle slices: axial, coronal, sagittal. Superior or anterior is up, and left is the "
+    "patient's right, in the sagittal slice anterior."
+)
 DTYPES = (*volumes.KEPT, "float32")
 
 COLUMN = "volume"
