@@ -9,7 +9,6 @@ Writes docs/results/DATASET.png, of models that make images some of these: DATAS
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import pandas as pd
@@ -51,16 +50,22 @@ def main() -> None:
 
 
 def _first() -> dict[str, Path]:
-    """Return by name of picture the kept folder of the first seed of the first architecture in results.csv."""
-    found: dict[str, tuple[Any, Path]] = {}
-    table = pd.read_csv(Path(__file__).with_name("results.csv")).drop_duplicates(["dataset", "architecture"])
-    order = {(row.dataset, row.architecture): place for place, row in enumerate(table.itertuples())}
+    """Return by name of picture the kept folder of the least seed of the first architecture in results.csv.
+
+    A task that makes images has a picture for each architecture. Of another architecture none is drawn.
+    """
+    found: dict[str, tuple[int, Path]] = {}
+    table = pd.read_csv(Path(__file__).with_name("results.csv"))
+    first = table.drop_duplicates("dataset").set_index("dataset")["architecture"]
     for path in KEPT.glob("*/about.json"):
         about = json.loads(path.read_text())
-        name = about["dataset"] + (f"_{about['architecture']}" if about["task"] == "generation" else "")
-        key = order[about["dataset"], about["architecture"]], about["seed"]
-        if name not in found or key < found[name][0]:
-            found[name] = key, path.parent
+        name, architecture = about["dataset"], about["architecture"]
+        if about["task"] == "generation":
+            name = f"{name}_{architecture}"
+        elif architecture != first[name]:
+            continue
+        if name not in found or about["seed"] < found[name][0]:
+            found[name] = about["seed"], path.parent
     return {name: folder for name, (_, folder) in sorted(found.items())}
 
 
