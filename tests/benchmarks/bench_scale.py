@@ -144,7 +144,7 @@ def comparing(folder: Path) -> None:
         samples = folder / f"compared-{count}"
         rows = table(count, COMPARED_PX, manifest.ShardWriter(samples), 8)
         if count == COUNTS[-1]:
-            manifest.write(rows, manifest.Facts(classes=("a", "b"), source="dicom"), samples)
+            manifest.write(rows.to_dict("records"), manifest.Facts(classes=("a", "b"), source="dicom"), samples)
             say(f"manifest: {(samples / 'manifest.parquet').stat().st_size / count:.0f} bytes a row")
         with spent(cpu) as seconds:
             found = leaks.find(rows, manifest.Values(samples), params.LeakThresholds())
