@@ -81,7 +81,7 @@ def test_with_a_pseudonym_nothing_tells_of_the_patient(source):
     content = masks.dicom_seg(source, drawn(), CLASSES, pseudonym="b5c1")
     assert CANARY.encode() not in content
     ds = pydicom.dcmread(BytesIO(content))
-    assert (ds.PatientID, ds.PatientName, ds.PatientBirthDate, ds.PatientSex) == ("b5c1", "b5c1", "", "")
+    assert (ds.PatientID, ds.PatientName, ds.PatientBirthDate, ds.PatientSex) == ("b5c1", "b5c1^", "", "")
     assert (
         ds.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
     )

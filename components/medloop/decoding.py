@@ -88,7 +88,7 @@ class Decoding:
         key = sample.key if entry.version is None else entry.key
         group = sample.patient_id or sample.group or digested.content_sha256
         columns = _columns(digested, self.section.source, self.pseudonyms)
-        alone = digested.synthetic and not (sample.patient_id or sample.group)
+        alone = digested.synthetic and not sample.patient_id
         columns["split"] = sample.split or ("train" if alone else side(group, self.section.split))
         return Row(columns, sample.values, sample.mask, sample.instances, key, sample.split is not None)
 

@@ -6,6 +6,7 @@ background, else the number of the object; a box x0, y0, x1, y1 in pixels, ends 
 
 import struct
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal
@@ -13,6 +14,7 @@ from typing import Literal
 import numpy as np
 
 from medloop import imaging, marks
+from medloop.errors import some
 from medloop.imaging import Unreadable
 
 Box = tuple[int, int, int, int]
@@ -66,9 +68,10 @@ def of_values(pixels: np.ndarray, values: Sequence[int]) -> np.ndarray:
             table[value] = place
     table[0] = 0
     mask = table[pixels]
-    if strange := int((mask == 255).sum()):
+    if (strange := np.unique(pixels[mask == 255])).size:
         known = ", ".join(map(str, (0, *values)))
-        raise Unreadable(f"its mask has {strange} pixels whose value is no class: they must be of {known}")
+        strange_ones = some(map(str, strange.tolist()), 3)
+        raise Unreadable(f"its mask holds {strange_ones}, which is no class: known are {known} (option values)")
     return mask
 
 
@@ -104,7 +107,13 @@ def of_objects(
     numbered = sorted(enumerate(kept, 1), key=lambda each: -np.count_nonzero(each[1][1]))  # the larger first
     for number, (name, there) in numbered:
         mask[there], instances[there] = name, number
-    return mask, instances, (f"{lost} objects without a pixel were left out",) if lost else ()
+    hidden = len(kept) - len(np.unique(instances[instances > 0]))
+    told = {
+        "objects without a pixel were left out": lost,
+        "pixels of several objects were given to the smaller one": int((counted > 1).sum()),
+        "objects have no pixel left, others cover them": hidden,
+    }
+    return mask, instances, tuple(f"{count} {what}" for what, count in told.items() if count)
 
 
 def by_boxes(mask: np.ndarray, boxes: Sequence[Box]) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -143,21 +152,26 @@ def boxes_of(instances: np.ndarray) -> tuple[Box, ...]:
 def within(
     boxes: Sequence[Sequence[float]], names: Sequence[str], size: tuple[int, ...]
 ) -> tuple[tuple[Box, ...], tuple[str, ...], tuple[str, ...]]:
-    """Return boxes in whole pixels, their names, and flaws: those of no size are left out, those too large are cut."""
-    kept, kept_names, empty, cut = [], [], 0, 0
+    """Return boxes in whole pixels, their names, and flaws: some are left out, and those that are too large are cut."""
+    kept, kept_names, flaws = [], [], Counter[str]()
     height, width = size[:2]
     for (x0, y0, x1, y1), name in zip(boxes, names, strict=True):
-        whole = (int(np.floor(x0)), int(np.floor(y0)), int(np.ceil(x1)), int(np.ceil(y1)))
-        inside = (max(whole[0], 0), max(whole[1], 0), min(whole[2], width), min(whole[3], height))
-        if not (x0 < x1 and y0 < y1 and inside[0] < inside[2] and inside[1] < inside[3]):
-            empty += 1
-            continue
-        cut += inside != whole
-        kept.append(inside)
-        kept_names.append(name)
-    flaws = [f"{empty} boxes of no size were left out"] if empty else []
-    flaws += [f"{cut} boxes reach beyond the image and were cut"] if cut else []
-    return tuple(kept), tuple(kept_names), tuple(flaws)
+        if not np.isfinite((x0, y0, x1, y1)).all():
+            flaws["boxes whose corners are no numbers were left out"] += 1
+        elif x1 < x0 or y1 < y0:
+            flaws["boxes that end before they begin were left out"] += 1
+        elif x1 == x0 or y1 == y0:
+            flaws["boxes of no size were left out"] += 1
+        elif x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
+            flaws["boxes outside of the image were left out"] += 1
+        else:
+            whole = (int(np.floor(x0)), int(np.floor(y0)), int(np.ceil(x1)), int(np.ceil(y1)))
+            inside = (max(whole[0], 0), max(whole[1], 0), min(whole[2], width), min(whole[3], height))
+            if inside != whole:
+                flaws["boxes reach beyond the image and were cut"] += 1
+            kept.append(inside)
+            kept_names.append(name)
+    return tuple(kept), tuple(kept_names), tuple(f"{count} {what}" for what, count in flaws.items())
 
 
 def _palette_bits(content: bytes) -> int:

@@ -1,6 +1,7 @@
 """Packs what came of a source's items: values into shards, the rest into columns, rejected ones into a list."""
 
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -170,8 +171,13 @@ def check(packed: Packed, section: params.Ingest) -> None:
         raise Refused(f"the source {section.source} found nothing in {section.root}")
     share = len(packed.rejected) / packed.count
     if share > section.max_rejected or not packed.keys:
-        reasons = Counter(reason for _, reason, _ in packed.rejected).most_common()
-        counted = "\n".join(f"  {count} x {reason}" for reason, count in reasons)
+        alike = defaultdict[str, Counter[str]](Counter)  # but for their numbers
+        for _, reason, _ in packed.rejected:
+            alike[re.sub(r"\d+", "#", reason)][reason] += 1
+        reasons = sorted(alike.values(), key=lambda each: -each.total())
+        counted = "\n".join(
+            f"  {each.total()} x {next(iter(each))}{' (the first of them)' * (len(each) > 1)}" for each in reasons
+        )
         raise Refused(
             f"{len(packed.rejected)} of {packed.count} items could not be read ({share:.1%}), ingest.max_rejected "
             f"allows {section.max_rejected:.1%}:\n{counted}\n{where} says which files "

@@ -6,9 +6,11 @@ records at a time, but for text whose lines are variables, and for matrices that
 
 import csv
 import gzip
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from medloop.errors import Refused
 BLOCK = 256  # records of a binary file read at once
 TEXT = (".csv", ".tsv", ".txt", ".data")
 SUFFIXES = (*TEXT, *(f"{suffix}.gz" for suffix in TEXT), ".parquet", ".h5ad")
+UNREADABLE = (OSError, EOFError, ValueError, KeyError, csv.Error, zlib.error)  # their messages may quote the file
 Record = tuple[str, Mapping[str, str], Sequence[Any] | np.ndarray]  # where it stands, what it says, values (V,)
 
 
@@ -61,8 +64,10 @@ def look(path: Path, layout: Layout) -> Table:
             table = _by_variable(path, layout) if layout.variable else _text(path, layout)
         else:
             raise Refused(f"{path.name} must end in {', '.join(SUFFIXES)}")
-    except (OSError, ValueError, KeyError, csv.Error) as error:  # their messages may quote the file
-        raise Refused(f"{path.name} is no readable table ({type(error).__name__})") from None
+    except Refused:
+        raise
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from None
     if not table.variables:
         raise Refused(f"{path.name} has no column of values")
     names = set[str]()
@@ -70,7 +75,21 @@ def look(path: Path, layout: Layout) -> Table:
         if name in names:
             raise Refused(f"{path.name}: two variables are called {name}: rename one, or name it under leave")
         names.add(name)
-    return table
+    return replace(table, records=partial(_all, path, table.records))
+
+
+def _all(path: Path, records: Callable[[], Iterator[Record]]) -> Iterator[Record]:
+    """Yield the records of a file; raise Refused where it turns out to be damaged further on."""
+    try:
+        yield from records()
+    except Refused:
+        raise
+    except UNREADABLE as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> Refused:
+    return Refused(f"{path.name} is no readable table ({type(error).__name__})")
 
 
 def lines(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -159,6 +178,10 @@ def _h5ad(path: Path, layout: Layout) -> Table:
     import h5py
 
     with h5py.File(path) as file:
+        if layout.matrix not in file:
+            there = [name for name in ("X", "raw/X", "raw.X") if name in file]
+            layers = [f"layers/{name}" for name in file.get("layers", ())]
+            raise Refused(f"{path.name} has no matrix {layout.matrix}; it has {', '.join([*there, *layers])}")
         said = {name: _column(file, "obs", name) for name in _columns(file, "obs") if name in layout.said}
         names = [_as_text(name) for name in _index(file, layout.matrix)]
     kept = [place for place, name in enumerate(names) if not layout.left(name)]

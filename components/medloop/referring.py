@@ -53,7 +53,7 @@ def told_of(source: Dataset, pseudonym: str | None, what: str) -> Dataset:
         if keyword not in told:
             setattr(told, keyword, "")
     if pseudonym is not None:
-        told.PatientName = told.PatientID = pseudonym
+        told.PatientName, told.PatientID = f"{pseudonym}^", pseudonym
         for group in (each for keyword in GROUPS for each in told.get(keyword) or []):
             for element in [element for element in group if element.keyword not in PLACES]:
                 del group[element.tag]

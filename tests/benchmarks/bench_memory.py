@@ -58,7 +58,7 @@ def measure(kind: str, count: int, side: int) -> dict[str, float]:
         if kind == "masks":
             settings.append("ingest.options={masks: {classes: [square]}}")
         if kind == "boxes":
-            settings.append("ingest.options={coco: {annotations: annotations.json}}")
+            settings.append("ingest.options={coco: {annotations: annotations.json, masks: false}}")
         words = [word for setting in settings for word in ("-S", setting)]
         project.run("medloop", "repro", profile, name, *words, timeout=3 * 3600)
         stages = ("ingest", "validate", "preprocess", f"train-{NETWORKS[kind]}", "evaluate")

@@ -119,7 +119,7 @@ def test_flaws_are_reported_and_the_image_kept(root):
     report, _, values, rows = run(root)
     assert sorted(flaw["reason"] for flaw in report["flawed"]) == [
         "1 boxes of no size were left out",
-        "1 boxes of no size were left out",
+        "1 boxes outside of the image were left out",
         "1 boxes reach beyond the image and were cut",
         "1 crowds count as one object each",
         "1 objects without a pixel were left out",

@@ -233,7 +233,7 @@ def alter(root: Path, fault: str) -> None:
     ("fault", "message"),
     [
         ("size", r"1 x mask must be \(40, 45\) like its image, got \(40, 44\)\n"),
-        ("value", "1 x its mask has 1800 pixels whose value is no class: they must be of 0, 255\n"),
+        ("value", "1 x its mask holds 7, which is no class: known are 0, 255 \\(option values\\)\n"),
         ("empty", "1 x its mask file is empty\n"),
         ("colour", "1 x its mask is in colour: it must hold one value a pixel\n"),
         ("truncated", "1 x its mask: truncated or damaged PNG, JPEG or TIFF\n"),

@@ -1,5 +1,7 @@
 """Where records come from: text either way round, Parquet, h5ad of both ages, one file or several cohorts."""
 
+import gzip
+
 import h5py
 import numpy as np
 import pandas as pd
@@ -186,6 +188,9 @@ def test_a_file_that_is_missing_or_no_table_is_refused(tmp_path):
     (tmp_path / "cells.h5ad").write_bytes(b"no such thing")
     with pytest.raises(Refused, match=r"cells\.h5ad is no readable table \(OSError\)"):
         read(tmp_path, files=[{"path": "cells.h5ad"}], label="type")
+    h5ad_now(tmp_path / "more.h5ad", "dense")
+    with pytest.raises(Refused, match=r"more\.h5ad has no matrix layers/counts; it has X$"):
+        read(tmp_path, files=[{"path": "more.h5ad"}], label="type", matrix="layers/counts")
 
 
 def test_a_misspelt_option_is_named():
@@ -201,3 +206,16 @@ def test_the_public_tables_have_their_published_counts(profile, records, variabl
     options = params.mapping(ROOT / f"profiles/{profile}.yaml")["ingest"]["options"]["table"]
     found, facts = read(shared_data / "none", **options)
     assert (len(found), len(facts["variables"])) == (records, variables)
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.98])
+def test_a_damaged_end_of_a_file_is_one_message(tmp_path, keep):
+    rows = "".join(f"{i},{i * 3.7:.4f},{i % 2}\n" for i in range(4000))
+    whole = gzip.compress(f"who,x,ill\n{rows}".encode())
+    (tmp_path / "a.csv.gz").write_bytes(whole[: int(keep * len(whole))])
+    with pytest.raises(Refused, match=r"a\.csv\.gz is no readable table \(EOFError\)"):
+        read(tmp_path, files=[{"path": "a.csv.gz"}], id="who", label="ill")
+    text = f"who,x,ill\n{rows}".encode() + "9999,1,é\n".encode("latin-1")
+    (tmp_path / "b.csv").write_bytes(text)
+    with pytest.raises(Refused, match=r"b\.csv is no readable table \(UnicodeDecodeError\)"):
+        read(tmp_path, files=[{"path": "b.csv"}], id="who", label="ill")

@@ -71,8 +71,9 @@ def test_each_image_stands_at_its_row(tmp_path):
         assert (images.shape, images.dtype) == ((len(rows), 16, 20, 1), np.uint8)
         assert (labels.dtype, labels.tolist()) == (np.int32, [("well", "sick").index(label) for label in rows["label"]])
         columns = ["sample_id", "patient_id", "site", "sex", "age_years", "label", "content_sha256"]
-        assert index.columns.tolist() == columns
-        pd.testing.assert_frame_equal(index, rows[columns])
+        assert index.columns.tolist() == [*columns, "synthetic"]
+        pd.testing.assert_frame_equal(index[columns], rows[columns])
+        assert not index["synthetic"].any()
         for image, name in zip(images, rows["sample_id"], strict=True):
             pixels, bits = picture(int(name[1:]))
             np.testing.assert_array_equal(image, imaging.fit(pixels, bits, size_px=(16, 20), channels=1))

@@ -39,6 +39,30 @@ def test_a_fold_knows_as_the_whole_does_which_moments_are_real(arrays):
         assert (member.arrays.train.mask, member.arrays.val.mask, members.whole(known).mask) == (wanted,) * 3
 
 
+def test_copies_of_one_picture_share_a_fold_whoever_they_are_of():
+    random = np.random.default_rng(0)
+    pictures = random.integers(0, 256, (40, 28, 28, 1), dtype=np.uint8)
+    images = np.concatenate([pictures, np.flip(pictures, axis=2)])  # each a second time, mirrored
+    labels = np.tile(np.arange(40) % 2, 2).astype(np.int32)
+    index = pa.table({"sample_id": [f"s{i}" for i in range(80)], "patient_id": pa.nulls(80, pa.string())})
+    together = data.Split(images, labels, index, image)
+    fold = members.dealt(together, 4, seed=1)
+    np.testing.assert_array_equal(fold[:40], fold[40:])
+    assert np.bincount(fold).tolist() == [20] * 4
+    apart = members.dealt(replace(together, inputs=images[:, :20, :20]), 4, seed=1)  # too small to tell
+    assert (apart[:40] != apart[40:]).any()
+
+
+def test_synthetic_images_are_refused_in_folds(arrays):
+    made = pa.array([i == 3 for i in range(len(arrays.train.labels))])
+    train = replace(arrays.train, index=arrays.train.index.append_column("synthetic", made))
+    real = pa.array([False] * len(arrays.val.labels))
+    val = replace(arrays.val, index=arrays.val.index.append_column("synthetic", real))
+    with pytest.raises(Refused, match=r"train\.folds must be 0 with synthetic images, of which there are 1"):
+        members.plan(data.Arrays(ABOUT, train, val), Train(folds=4), seed=0)
+    assert len(members.plan(data.Arrays(ABOUT, train, val), Train(members=2), seed=0)) == 2
+
+
 def test_rows_of_two_arrays_read_like_one(arrays):
     both = np.concatenate([arrays.train.inputs, arrays.val.inputs])
     rows = np.random.default_rng(0).permutation(300)[:100]

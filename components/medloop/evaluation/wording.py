@@ -174,6 +174,9 @@ def _leaks(metrics: Mapping[str, Any], units: str) -> str | None:
     leaks = metrics["leaks"]
     if leaks["regime"] != "report":
         return None
+    if not leaks["pairs"]:
+        one = units.removesuffix("s")
+        return f"Leaks were to be left in; no test {one} has a copy. This version cannot be promoted."
     return (
         f"Leaks were left in: {leaks['pairs']} test {units} have a copy in train or validation data, so that the "
         "figures are better than the model. This version cannot be promoted."

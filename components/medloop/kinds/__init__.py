@@ -16,10 +16,13 @@ For `ingest` and `validate`
   each pair of places in `sides`. What is the same to the byte is found without it. `NEAR_COPIES = False` says that it
   finds none.
 
+- optionally `copies(inputs)`: the pairs of places in arrays that are the same but for details, which share a fold.
+
 For `preprocess`
 
 - `PACKAGES`: what decides the arrays beside our own code;
 - `form(table, values, facts, section)`: the `Form` of the arrays, the same for train, val and test;
+- optionally `notes(rows, form)`: what a reader of the report must know of it;
 - `counts(rows, form)`: how many arrays come of each row; `index(rows, form)`: a table with a row for each array;
 - `arrays(rows, values, form)`: the arrays, block after block;
 - `targets(rows, values, form)`: (N,) numbers to predict where they follow from the values, else None;

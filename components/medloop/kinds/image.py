@@ -30,6 +30,7 @@ INDEX = ["sample_id", "patient_id", "site", "sex", "age_years", "label", "conten
 KEPT = 0.3  # share of a box that a window must show: of less than that it says nothing
 BLOCK = 256  # images fitted at once, so that memory stays flat
 SIDES_PX = (28, 96)  # images are compared at their own size within these
+SMALLEST_PX = 24  # of a side, below which nothing tells a copy from a neighbour
 
 COLUMN = "image"
 DECODER = imaging
@@ -81,6 +82,22 @@ def near_copies(
     return pd.concat([twins.find(images, a, b, thresholds) for a, b in sides])
 
 
+def copies(inputs: Any) -> np.ndarray:
+    """Return the pairs (P, 2) of places in arrays (N, H, W, C) uint8, the lesser first, that show one picture.
+
+    None are looked for in images of fewer than 24 pixels, which look alike. Memory: as `near_copies`.
+    """
+    if min(inputs.shape[1:3]) < SMALLEST_PX:
+        return np.empty((0, 2), np.int64)
+    side = int(np.clip(min(inputs.shape[1:3]), *SIDES_PX))
+    places = np.arange(len(inputs))
+    parts = (inputs[places[start : start + BLOCK]] for start in range(0, len(inputs), BLOCK))
+    small = (_small(image[..., 0] if image.shape[-1] == 1 else image, side) for part in parts for image in part)
+    images = twins.scratch(small, (len(inputs), side, side))
+    pairs = twins.find(images, places, places, params.LeakThresholds())[["a", "b"]].to_numpy(np.int64)
+    return pairs[pairs[:, 0] < pairs[:, 1]]
+
+
 def form(
     table: pd.DataFrame,
     values: manifest.Values,  # noqa: ARG001
@@ -103,6 +120,15 @@ def form(
     return Form((*section.size_px, section.channels), "uint8", wanted, facts.masks, most)
 
 
+def notes(rows: pd.DataFrame, form: Form) -> list[str]:
+    """Return how many images are smaller than a window, which sees nothing beside them."""
+    height, width = form.shape[:2]
+    small = sum(shape[0] < height or shape[1] < width for shape in rows["shape"])
+    if form.preprocessing.get("larger") != "slide" or not small:
+        return []
+    return [f"{small} of {len(rows)} images are smaller than a window, {height} x {width}: the rest of it is empty."]
+
+
 def counts(rows: pd.DataFrame, form: Form) -> np.ndarray:
     """Return how many arrays each image gives (N,): one, or the windows that cover it."""
     return np.array([len(_places(shape, form)) for shape in rows["shape"]], np.int64)
@@ -117,10 +143,11 @@ def _places(shape: Sequence[int], form: Form) -> list[tuple[int, int]]:
 def index(rows: pd.DataFrame, form: Form) -> pd.DataFrame:
     """Return what is known of each array: with masks or boxes its size before, and mm from pixel to pixel in it.
 
-    Windows say where they lie in their image, too: `top` and `left`.
+    Windows say where they lie in their image, too: `top` and `left`. What a model made is `synthetic`.
     """
+    known = rows[INDEX].assign(synthetic=rows["synthetic"].eq(True))
     if not form.masks and not form.boxes:
-        return rows[INDEX]
+        return known
     sliding = form.preprocessing.get("larger") == "slide"
     found = []
     for shape, spacing in zip(rows["shape"], rows["spacing_mm"], strict=True):
@@ -128,7 +155,7 @@ def index(rows: pd.DataFrame, form: Form) -> pd.DataFrame:
         mm = (None, None) if spacing is None else [float(a * b) for a, b in zip(spacing, shrunk, strict=True)]
         found.append((int(shape[0]), int(shape[1]), *mm))
     geometry = pd.DataFrame(found, rows.index, GEOMETRY).astype(dict.fromkeys(GEOMETRY[2:], "float64"))
-    table = pd.concat([rows[INDEX], geometry], axis=1)
+    table = pd.concat([known, geometry], axis=1)
     if not sliding:
         return table
     at = [place for shape in rows["shape"] for place in _places(shape, form)]
@@ -309,11 +336,12 @@ def _shrunk(table: pd.DataFrame, values: manifest.Values) -> np.ndarray:
     """
     usual = np.median([min(shape[:2]) for shape in table["shape"]])
     side = int(np.clip(usual, *SIDES_PX))
+    return twins.scratch((_small(image, side) for image in values.each(table)), (len(table), side, side))
 
-    def small(image: np.ndarray) -> np.ndarray:
-        fitted = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
-        gray = fitted.astype(np.float32) if fitted.ndim == 2 else fitted.mean(axis=2, dtype=np.float32)
-        gray -= gray.mean()
-        return np.asarray(gray / max(gray.std(), 1e-3))
 
-    return twins.scratch(map(small, values.each(table)), (len(table), side, side))
+def _small(image: np.ndarray, side: int) -> np.ndarray:
+    """Return an image (H, W) or (H, W, 3) in gray, (side, side) float32, of zero mean and unit variance."""
+    fitted = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    gray = fitted.astype(np.float32) if fitted.ndim == 2 else fitted.mean(axis=2, dtype=np.float32)
+    gray -= gray.mean()
+    return np.asarray(gray / max(gray.std(), 1e-3))

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pydicom
 
-from medloop import imaging
+from medloop import imaging, privacy
 from medloop.errors import Refused
 from medloop.operations.inputs import Input
 
@@ -52,8 +52,8 @@ class Folder(ABC):
         pixels, bit_depth = imaging.decode(asked.content)
         drawn = self.take(asked, said, pixels)
         self._write(asked, "_overlay.png", self.overlay(pixels, drawn, bit_depth))
-        if imaging.is_dicom(asked.content):
-            self._refer(asked, asked.content, drawn)
+        if asked.file is not None and imaging.is_dicom(asked.file):
+            self._refer(asked, pydicom.dcmread(BytesIO(asked.file), stop_before_pixels=True), drawn)
         self.count += 1
 
     def finish(self) -> None:  # noqa: B027
@@ -66,14 +66,13 @@ class Folder(ABC):
         reasons = "; ".join(f"{reason} ({number})" for reason, number in self.without.most_common())
         return f"; without {self.MADE}: {reasons}"
 
-    def _refer(self, asked: Input, content: bytes, drawn: np.ndarray) -> None:
-        """Write a DICOM file of what is drawn, or keep why there is none."""
-        source = pydicom.dcmread(BytesIO(content))
-        if not source.get("StudyInstanceUID"):  # packed samples and single frames are files of ours
-            return
-        names = {"model": self._model, "version": self._version, "pseudonym": asked.sample_id}
+    def _refer(self, asked: Input, source: pydicom.Dataset, drawn: np.ndarray) -> None:
+        """Write a DICOM file of what is drawn on an image of a file, or keep why there is none."""
+        patient = privacy.allowed_header(source)["patient_id"]
+        pseudonym = privacy.Pseudonyms.load().of("patient", patient) if patient else asked.sample_id
+        names = {"model": self._model, "version": self._version, "pseudonym": pseudonym}
         try:
-            made = self.dicom(source, drawn, self._card["classes"], **names)
+            made = self.dicom(source, drawn, self._card["classes"], frame=asked.frame, **names)
         except Refused as error:
             self.without[str(error)] += 1
         else:

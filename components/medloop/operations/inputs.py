@@ -21,6 +21,8 @@ class Input:
     path: str  # below the source; may hold a patient's name: shown on request alone
     content: bytes | None
     error: str | None = None
+    file: bytes | None = None  # that it is taken from,
+    frame: int | None = None  # and which of several it is, counted from 0
 
 
 def count(source: Path, kind: str = "image") -> int:
@@ -59,8 +61,9 @@ def read(source: Path, kind: str = "image", preprocessing: Mapping[str, Any] | N
             yield Input(pseudonyms.of("sample", name), name, None, f"cannot be read ({error.strerror})")
             continue
         try:
-            for key, cell, part in plugin.cells(content, name, preprocessing or {}):
-                yield Input(pseudonyms.of("sample", key), cell, part)
+            for number, (key, cell, part) in enumerate(plugin.cells(content, name, preprocessing or {})):
+                whole = part is content
+                yield Input(pseudonyms.of("sample", key), cell, part, None, content, None if whole else number)
         except plugin.Unreadable as error:
             yield Input(pseudonyms.of("sample", name), name, None, str(error))
         except Exception as error:  # a damaged file raises anything, and the message may quote the header

@@ -2,7 +2,7 @@
 
 Each image has `<sample_id>.png`, the class of each pixel at the image's own size, 0 for none;
 `<sample_id>_overlay.png`, the image with its mask on it; and where it is a DICOM file `<sample_id>.dcm`, a DICOM
-segmentation. This one refers to the image by its UIDs and names the patient by the pseudonym of the sample.
+segmentation. This one refers to the image by its UIDs and names the patient by the pseudonym that `ingest` gives.
 """
 
 from typing import Any

@@ -1,7 +1,6 @@
 """Write what a registered model says of samples, row by row: probabilities and a decision, a number, mask or boxes."""
 
 import errno
-import itertools
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -22,6 +21,7 @@ from medloop.tracking import registry
 from medloop.tracking.connection import server
 
 BATCH = 256
+BYTES = 2**25  # of files in one batch, so that memory does not grow with them
 REASONS_SHOWN = 3
 WRITERS = {writer.COLUMN: writer for writer in (mask_files.Folder, box_files.Folder)}
 
@@ -140,8 +140,15 @@ def _writer(path: Path, suffix: str, schema: pa.Schema) -> Any:
 
 
 def _batches(items: Any, size: int) -> Iterator[list[inputs.Input]]:
-    iterator = iter(items)
-    while group := list(itertools.islice(iterator, size)):
+    """Yield samples in groups of at most `size` and, but for the last of each, BYTES."""
+    group, held = list[inputs.Input](), 0
+    for each in items:
+        group.append(each)
+        held += len(each.content or b"")
+        if len(group) == size or held >= BYTES:
+            yield group
+            group, held = [], 0
+    if group:
         yield group
 
 

@@ -119,9 +119,10 @@ def _classes(content: Mapping[str, Any], options: Options, table: Path) -> tuple
 
 
 def _of(entry: Any, name: str, table: Path) -> Any:
-    if not isinstance(entry, dict) or not isinstance(entry.get(name), (int, str)):
+    found = entry.get(name) if isinstance(entry, dict) else None
+    if not isinstance(found, (int, str)) and not (isinstance(found, float) and found.is_integer()):  # 3.0 is 3
         raise Refused(f"{table}: an entry has no {name}")
-    return entry[name]
+    return found
 
 
 def _samples(
@@ -130,6 +131,9 @@ def _samples(
     pixels, bits, synthetic = drawing.opened(path)
     size = pixels.shape[:2]
     known, annotations, said = row
+    crowds = sum(crowd for *_, crowd in annotations)
+    if not options.masks:  # a crowd's box is of no one object: COCO ignores it
+        annotations = tuple(each for each in annotations if not each[-1])
     if None not in said and tuple(said) != size:
         raise imaging.Unreadable(f"the annotations are of an image of {said[0]!r} x {said[1]!r}, it has {size}")
     drawn: dict[str, Any] = {"synthetic": synthetic}
@@ -143,8 +147,8 @@ def _samples(
             raise imaging.Unreadable("an annotation has no segmentation (option masks: false takes boxes alone)")
         objects = [(each[0], area) for each, area in zip(annotations, areas, strict=True) if area is not None]
         drawn["mask"], drawn["instances"], flaws = drawing.of_objects(size, objects, options.overlap)
-        if crowds := sum(crowd for *_, crowd in annotations):
-            flaws += (f"{crowds} crowds count as one object each",)
+    if crowds:
+        flaws += (f"{crowds} crowds {'count as one object each' if options.masks else 'were left out'}",)
     corners = [_corners(box, area) for (_, _, box, _), area in zip(annotations, areas, strict=True)]
     kept = [(box, names[each[0] - 1]) for each, box in zip(annotations, corners, strict=True) if box is not None]
     boxes, box_labels, more = drawing.within([box for box, _ in kept], [name for _, name in kept], size)

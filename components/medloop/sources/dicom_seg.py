@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pydicom
@@ -37,6 +37,9 @@ class Options(params.Section):
         min_length=1, description="SegmentLabel of the segments taken, in label order; others are background"
     )
     overlap: Overlap = Field("refuse", description=f"of segments: {OVERLAP}")
+    unreferenced: Literal["refuse", "empty"] = Field(
+        "refuse", description="an image to which no segmentation refers: refuse it, or take it as one without an object"
+    )
     site: privacy.SiteTag | None = Field(None, description="the tag that tells the site; null: unknown")
     allow_burned_in: bool = Field(False, description="take images whose BurnedInAnnotation is YES")
 
@@ -166,8 +169,8 @@ def _samples(root: Path, file: str, row: tuple[tuple[str, str], ...], options: O
     ds = pydicom.dcmread(BytesIO(content))
     if str(ds.get("BurnedInAnnotation") or "").strip().upper() == "YES" and not options.allow_burned_in:
         raise Unreadable("BurnedInAnnotation is YES (ingest.options.dicom_seg.allow_burned_in takes such images)")
-    if not row:
-        raise Unreadable("no segmentation refers to it or to its series")
+    if not row and options.unreferenced == "refuse":
+        raise Unreadable("no segmentation refers to it or to its series (option unreferenced: empty)")
     header = privacy.allowed_header(ds, options.site)
     image = str(ds.SOPInstanceUID)
     for index, (pixels, bits) in enumerate(imaging.decode_dataset(ds)):

@@ -24,7 +24,6 @@ from medloop.sources import Item, Sample
 
 KIND = "sequence"
 SUFFIXES = (".txt", ".tsv", ".csv")
-ROWS = 500  # of an item
 
 
 class Options(params.Section):
@@ -37,20 +36,19 @@ class Options(params.Section):
 
 
 def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa: ARG001
-    """Yield a few hundred sequences at a time.
+    """Yield one item a line.
 
     Raises:
-        Refused: no such file, or one that is no table of numbers.
+        Refused: no such file, or one that is no text.
     """
     folder, train = _found(root, options, "TRAIN")
     test = _file(folder, f"{options.name}_TEST")
     for path, official in ((train, "train" if test else None), (test, "test")):
         if path is None:
             continue
-        lines = _lines(path)
-        for start in range(0, len(lines), ROWS):
-            key = f"{path.name}/{start}"
-            yield Item(key, partial(_samples, path.name, start, lines[start : start + ROWS], official, options))
+        for number, line in enumerate(_lines(path)):
+            if _class(line) not in options.leave:
+                yield Item(f"{path.name}/{number}", partial(_sample, path.name, number, line, official, options))
 
 
 def notes(options: Options) -> list[str]:
@@ -88,27 +86,36 @@ def _lines(path: Path) -> list[str]:
         raise Refused(f"{path.name} is no text: wanted a line a sequence, its class first, then its values") from None
 
 
-def _samples(file: str, start: int, lines: list[str], official: str | None, options: Options) -> Iterator[Sample]:
-    for number, line in enumerate(lines, start):
-        try:
-            label, *values = [float(cell) for cell in (line.split(",") if "," in line else line.split())]
-        except ValueError:
-            raise Refused(f"line {number + 1} is no row of numbers: its class first, then its values") from None
-        while values and math.isnan(values[-1]):  # so the archive fills up shorter ones
-            values.pop()
-        if not all(map(math.isfinite, (label, *values))):
-            raise Refused(f"line {number + 1} has a class or a value that is no number")
-        name = f"{label:g}"
-        if name in options.leave:
-            continue
-        if options.classes and name not in options.classes:
-            known = ", ".join(options.classes)
-            raise Refused(f"line {number + 1} is of class {name}, ingest.options.ucr.classes names {known}")
-        side = official
-        if official == "train" and _share(line) < options.val:
-            side = "val"
-        signal = np.array(values, np.float32)[:, None]  # (T, 1)
-        yield Sample(f"{file}/{number}", signal, label=options.classes.get(name, name), split=side)
+def _sample(file: str, number: int, line: str, official: str | None, options: Options) -> Iterator[Sample]:
+    try:
+        label, *values = map(float, _cells(line))
+    except ValueError:
+        raise Refused(f"line {number + 1} is no row of numbers: its class first, then its values") from None
+    while values and math.isnan(values[-1]):  # so the archive fills up shorter ones
+        values.pop()
+    if not all(map(math.isfinite, (label, *values))):
+        raise Refused(f"line {number + 1} has a class or a value that is no number")
+    name = _class(line)
+    if options.classes and name not in options.classes:
+        known = ", ".join(options.classes)
+        raise Refused(f"line {number + 1} is of class {name}, ingest.options.ucr.classes names {known}")
+    side = official
+    if official == "train" and _share(line) < options.val:
+        side = "val"
+    signal = np.array(values, np.float32)[:, None]  # (T, 1)
+    yield Sample(f"{file}/{number}", signal, label=options.classes.get(name, name), split=side)
+
+
+def _class(line: str) -> str:
+    """Return the number of its class as `ingest.options.ucr.classes` writes it; an empty text for none."""
+    try:
+        return f"{float(_cells(line)[0]):g}"
+    except ValueError:
+        return ""
+
+
+def _cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.split(",")] if "," in line else line.split()
 
 
 def _share(line: str) -> float:

@@ -238,7 +238,7 @@ def _about(job: Job, tables: dict[str, pd.DataFrame], ingested: dict[str, Any]) 
         "groups": groups,
         "patients": patients,
         "rejected": len(ingested["rejected"]),
-        "notes": ingested["notes"],
+        "notes": [*ingested["notes"], *(job.kind.notes(table, job.form) if hasattr(job.kind, "notes") else [])],
         "preprocessing": job.form.preprocessing,
     }
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
 
 from medloop import dealing, params
 from medloop.errors import Refused
@@ -48,7 +50,11 @@ class Rows:
 
 
 def plan(arrays: Arrays, section: params.Train, seed: int) -> list[Member]:
-    """Return the members of a model; raise Refused where there are more folds than patients of a class."""
+    """Return the members of a model.
+
+    Raises:
+        Refused: there are more folds than patients of a class, time is split, or images are synthetic.
+    """
     if not section.folds:
         return [Member(seed + i, arrays) for i in range(section.members)]
     if arrays.about["facts"]["split_in_time"]:
@@ -56,7 +62,13 @@ def plan(arrays: Arrays, section: params.Train, seed: int) -> list[Member]:
             "train.folds must be 0 where recordings are split in time: the neighbours of a window would stand in other "
             "folds; train.members makes a model of several seeds"
         )
-    fold = dealt(whole(arrays), section.folds, seed)
+    together = whole(arrays)
+    if "synthetic" in together.index.column_names and (made := sum(together.index["synthetic"].to_pylist())):
+        raise Refused(
+            f"train.folds must be 0 with synthetic images, of which there are {made}: they would stand in validation "
+            "data, and were made of patients of every fold; train.members makes a model of several seeds"
+        )
+    fold = dealt(together, section.folds, seed)
     found = []
     for i in range(section.folds):
         rows = np.flatnonzero(fold == i)
@@ -73,14 +85,14 @@ def whole(arrays: Arrays) -> Split:
 def dealt(together: Split, folds: int, seed: int) -> np.ndarray:
     """Return the fold (N,) of each sample: a patient's samples share one, and each fold has its share of every class.
 
-    A sample whose patient is unknown counts as a patient of its own, one with several labels for the rarest of them; a
-    mask has the labels of its pixels, an image with boxes those of its boxes.
+    A sample whose patient is unknown counts as a patient of its own, and patients who share a picture as one. A sample
+    with several labels counts for the rarest of them; a mask has the labels of its pixels, an image with boxes those of
+    its boxes.
 
     Raises:
         Refused: a class has fewer patients than there are folds.
     """
-    known = zip(together.index["patient_id"].to_pylist(), together.index["sample_id"].to_pylist(), strict=True)
-    names = [f"sample {sample}" if patient is None else f"patient {patient}" for patient, sample in known]
+    names = _patients(together)
     labels = together.labels
     if labels.ndim == DRAWN:
         shown = presence(labels, int(labels[:, :, 4].max()) if are_boxes(labels) else np.iinfo(labels.dtype).max)
@@ -92,6 +104,20 @@ def dealt(together: Split, folds: int, seed: int) -> np.ndarray:
     if fewest < folds:
         raise Refused(f"train.folds must be at most {fewest}, the number of patients of the rarest class, got {folds}")
     return fold
+
+
+def _patients(together: Split) -> list[str]:
+    """Return a name (N,) for whom each sample is of."""
+    known = zip(together.index["patient_id"].to_pylist(), together.index["sample_id"].to_pylist(), strict=True)
+    names = [f"sample {sample}" if patient is None else f"patient {patient}" for patient, sample in known]
+    if not hasattr(together.kind, "copies"):
+        return names
+    own, place = np.unique(names, return_inverse=True)
+    pairs = place[together.kind.copies(together.inputs)]
+    shared = coo_matrix((np.ones(len(pairs)), pairs.T), (len(own), len(own)))
+    group = connected_components(shared, directed=False)[1][place]
+    _, first = np.unique(group, return_index=True)
+    return [names[first[each]] for each in group]
 
 
 def _classes(labels: np.ndarray) -> np.ndarray:
