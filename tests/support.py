@@ -118,6 +118,25 @@ def dicom(patient: int, finding: bool, seed: int = 0, size: int = 40, name: str 
     return ds
 
 
+def enhance(ds: Dataset, count: int) -> None:
+    """Make an image one of `count` frames, an enhanced CT, but for its pixels."""
+    ds.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"
+    ds.FrameOfReferenceUID, ds.NumberOfFrames, ds.PositionReferenceIndicator = "1.2.9", count, ""
+    shared, frames = Dataset(), []
+    measures, orientation = Dataset(), Dataset()
+    measures.PixelSpacing, measures.SliceThickness = [0.5, 0.5], 2.0
+    orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
+    for number in range(count):
+        position, frame = Dataset(), Dataset()
+        position.ImagePositionPatient = [0, 0, 2.0 * number]
+        frame.PlanePositionSequence = [position]
+        frame.add_new(0x00209111, "SQ", [Dataset()])
+        frame.FrameContentSequence[0].FrameComments = CANARY
+        frames.append(frame)
+    ds.SharedFunctionalGroupsSequence, ds.PerFrameFunctionalGroupsSequence = [shared], frames
+
+
 def dicom_tree(folder: Path, patients: int, name: str = "Doe") -> Path:
     """Write one file a patient below `folder`, named after the patient, with labels.csv."""
     with_label = []

@@ -13,7 +13,7 @@ import box_images
 import support
 from box_images import CLASSES
 from loops import Loop
-from medloop import manifest, params
+from medloop import manifest, params, privacy
 from medloop.answers import detection as answers
 from medloop.errors import Refused
 from medloop.evaluation.boxes import TestSet
@@ -200,22 +200,32 @@ def test_a_dicom_file_gets_a_report_that_refers_to_it_and_names_nobody(loop, tmp
     ds = support.dicom(0, finding=True, name=support.CANARY)
     ds.Rows, ds.Columns = SIZE
     ds.PixelData = (16 * truths(loop.folder)[1][1].astype(np.uint16)).tobytes()
-    ds.SeriesInstanceUID = pydicom.uid.generate_uid()
+    ds.SeriesInstanceUID, plain = pydicom.uid.generate_uid(), ds.SOPInstanceUID
     ds.save_as(folder / f"{support.CANARY}.dcm", enforce_file_format=True)
+    support.enhance(ds, 2)
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    ds.file_meta.MediaStorageSOPClassUID, ds.PixelData = ds.SOPClassUID, ds.PixelData * 2
+    ds.save_as(folder / f"{support.CANARY} in frames.dcm", enforce_file_format=True)
     predict(BASE, source=folder, output=tmp_path / "out.parquet")
-    [row] = pd.read_parquet(tmp_path / "out.parquet").itertuples()
-    [path] = (tmp_path / "out_boxes").glob("*.dcm")
-    found = pydicom.dcmread(path)
-    assert (path.stem, str(found.PatientID)) == (row.sample_id, row.sample_id)
+    table = pd.read_parquet(tmp_path / "out.parquet")
+    assert {path.stem for path in (tmp_path / "out_boxes").glob("*.dcm")} == {*table["sample_id"]}
+    whom = privacy.Pseudonyms.load().of("patient", ds.PatientID)
     assert all(support.CANARY.encode() not in each.read_bytes() for each in (tmp_path / "out_boxes").iterdir())
     from highdicom import sr
 
-    measured = sr.srread(path).content.get_planar_roi_measurement_groups()
-    assert len(measured) == row.count_disc + row.count_square > 0
-    for each in measured:
-        assert each.reference_type.meaning == "Image Region"
-        assert each.finding_type.meaning in CLASSES
-        assert each.roi.ContentSequence[0].referenced_sop_instance_uid == ds.SOPInstanceUID
+    referred = []
+    for row in table.itertuples():
+        found = sr.srread(tmp_path / f"out_boxes/{row.sample_id}.dcm")
+        assert str(found.PatientID) == whom
+        measured = found.content.get_planar_roi_measurement_groups()
+        assert len(measured) == row.count_disc + row.count_square > 0
+        for each in measured:
+            assert each.reference_type.meaning == "Image Region"
+            assert each.finding_type.meaning in CLASSES
+        place = measured[0].roi.ContentSequence[0]
+        referred.append((place.referenced_sop_instance_uid, place.referenced_frame_numbers))
+    wanted = [(plain, None), (ds.SOPInstanceUID, [1]), (ds.SOPInstanceUID, [2])]
+    assert sorted(referred, key=str) == sorted(wanted, key=str)
 
 
 def test_windows_are_joined_before_an_image_is_judged(sliding):

@@ -15,7 +15,7 @@ import pytest
 import maps
 import support
 from loops import Loop
-from medloop import manifest, overlap, params
+from medloop import manifest, overlap, params, privacy
 from medloop.errors import Refused
 from medloop.evaluation.maps import TestSet
 from medloop.operations import scoring
@@ -175,20 +175,26 @@ def test_a_dicom_file_gets_a_segmentation_that_refers_to_it_and_names_nobody(loo
             ds.SeriesInstanceUID = pydicom.uid.generate_uid()
             written.append(ds.SOPInstanceUID)
         ds.save_as(folder / f"{support.CANARY} {number}.dcm", enforce_file_format=True)
+    support.enhance(ds, 2)
+    ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    ds.file_meta.MediaStorageSOPClassUID = ds.SOPClassUID
+    ds.SeriesInstanceUID, ds.PixelData = pydicom.uid.generate_uid(), ds.PixelData * 2
+    written += [ds.SOPInstanceUID] * 2
+    ds.save_as(folder / f"{support.CANARY} 3.dcm", enforce_file_format=True)
     said = predict(BASE, source=folder, output=tmp_path / "out.parquet")
     assert "without a DICOM segmentation: the image lacks SeriesInstanceUID" in said
     assert said.endswith("must refer (1)")
     table = pd.read_parquet(tmp_path / "out.parquet")
-    found = [pydicom.dcmread(path) for path in sorted((tmp_path / "out_masks").glob("*.dcm"))]
-    assert len(found) == 2
-    assert {ds.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID for ds in found} == {
-        *written
-    }
-    assert {str(ds.PatientID) for ds in found} < set(table["sample_id"])
+    found = {path.stem: pydicom.dcmread(path) for path in (tmp_path / "out_masks").glob("*.dcm")}
+    refers = [ds.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0] for ds in found.values()]
+    assert sorted(each.ReferencedSOPInstanceUID for each in refers) == sorted(written)
+    of = privacy.Pseudonyms.load().of
+    whom = {of("patient", f"{support.CANARY}-{number:04}") for number in range(3)}
+    assert {str(ds.PatientID) for ds in found.values()} == whom  # two frames and two images, of three people
     for path in (tmp_path / "out_masks").iterdir():
         assert support.CANARY.encode() not in path.read_bytes()
-    for ds in found:
-        [sample] = table[table["sample_id"] == str(ds.PatientID)].itertuples()
+    for name, ds in found.items():
+        [sample] = table[table["sample_id"] == name].itertuples()
         assert ds.SegmentSequence[0].SegmentLabel == "disc"
         assert int(ds.pixel_array.sum()) == sample.area_disc
 

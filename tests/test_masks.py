@@ -99,21 +99,7 @@ def test_a_class_without_a_pixel_makes_no_segment_and_codes_may_be_given(source)
 
 def test_a_mask_of_one_frame_of_several(source):
     """An enhanced image, for whose frames the header says where they lie."""
-    source.SOPClassUID = "1.2.840.10008.5.1.4.1.1.2.1"  # enhanced CT
-    source.FrameOfReferenceUID, source.NumberOfFrames, source.PositionReferenceIndicator = "1.2.9", 3, ""
-    shared, frames = pydicom.Dataset(), []
-    measures, orientation = pydicom.Dataset(), pydicom.Dataset()
-    measures.PixelSpacing, measures.SliceThickness = [0.5, 0.5], 2.0
-    orientation.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    shared.PixelMeasuresSequence, shared.PlaneOrientationSequence = [measures], [orientation]
-    for number in range(3):
-        position, frame = pydicom.Dataset(), pydicom.Dataset()
-        position.ImagePositionPatient = [0, 0, 2.0 * number]
-        frame.PlanePositionSequence = [position]
-        frame.add_new(0x00209111, "SQ", [pydicom.Dataset()])
-        frame.FrameContentSequence[0].FrameComments = CANARY
-        frames.append(frame)
-    source.SharedFunctionalGroupsSequence, source.PerFrameFunctionalGroupsSequence = [shared], frames
+    support.enhance(source, 3)
     content = masks.dicom_seg(source, drawn(), CLASSES, frame=1, pseudonym="b5c1")
     assert CANARY.encode() not in content
     ds = pydicom.dcmread(BytesIO(content))

@@ -61,6 +61,11 @@ def test_a_section_survives_the_journey_through_json():
     assert params.parse(params.dump(read.base, read.preprocess), params.Preprocess) == (read.base, read.preprocess)
 
 
+def test_hyper_parameters_of_no_architecture_are_refused():
+    wanted = "params.yaml: unknown architecture train.hyper.mlpp; did you mean 'mlp'?"
+    assert refusal(train={"hyper": {"mlpp": {"units": [3]}}}) == wanted
+
+
 def test_one_architecture_does_not_see_the_hyper_parameters_of_another():
     train = params.Train(architectures=("cnn", "lstm"), hyper={"cnn": {"dropout": 0.1}, "lstm": {"units": 3}})
     assert train.only("lstm").architectures == ("lstm",)

@@ -23,7 +23,10 @@ NETWORKS = {"images": "cnn", "masks": "unet", "boxes": "fcos"}
 SETTINGS = {
     "images": ("-p", "folder", "preprocess.size_px=[28, 28]", "train.hyper.cnn.filters=[16, 32]"),
     "masks": ("-p", "phantom_nodules", "ingest.source=masks", "train.hyper.unet.filters=[8, 16]"),
-    "boxes": ("-p", "bccd", "ingest.source=coco", "train.hyper.fcos={filters: [8, 16, 16], finest: 8, width: 16}"),
+    "boxes": (
+        *("-p", "bccd", "ingest.source=coco", "validate.size_px=null"),
+        "train.hyper.fcos={filters: [8, 16, 16], finest: 8, width: 16}",
+    ),
 }
 DRAWN = ("ingest.root=data/drawn", "preprocess.size_px=[64, 64]", "preprocess.channels=1", "preprocess.larger=slide")
 ALWAYS = ("train.epochs=1", "ingest.leaks=report", "validate.max_missing=1.0")

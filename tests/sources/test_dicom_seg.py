@@ -244,6 +244,18 @@ def test_overlapping_segments_are_refused_or_go_to_the_smaller_one(tmp_path):
     np.testing.assert_array_equal(values.mask(rows[3, 0]) == 2, both[1][2])
 
 
+def test_images_to_which_no_segmentation_refers_are_refused_or_hold_no_object(tmp_path):
+    root = tree(tmp_path / "data")
+    (root / f"{CANARY}_03/seg.dcm").unlink()
+    with pytest.raises(Refused, match=rf"{SLICES} x no segmentation refers to it .* \(option unreferenced: empty\)"):
+        run(root)
+    report, facts, values, rows = run(root, unreferenced="empty")
+    assert (report["rejected"], len(rows)) == ([], PATIENTS * SLICES)
+    assert not any(values.mask(rows[3, number]).any() for number in range(SLICES))
+    assert any("show no object" in note for note in report["notes"])
+    assert facts.masks
+
+
 def test_what_medloop_writes_it_reads_again(tmp_path):
     pytest.importorskip("highdicom", reason="writing DICOM segmentations needs highdicom")
     from medloop import masks

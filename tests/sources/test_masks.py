@@ -261,8 +261,13 @@ def test_overlapping_objects_are_refused_or_go_to_the_smaller_one(tmp_path):
     write(root / "Canary 3/masks/9.png", small)
     with pytest.raises(Refused, match="1 x 4 of its pixels belong to several objects at once"):
         run(section(root, layout="objects"), tmp_path)
-    _, table, _, values = run(section(root, layout="objects", overlap="smaller"), tmp_path)
+    report, table, _, values = run(section(root, layout="objects", overlap="smaller"), tmp_path)
     np.testing.assert_array_equal(values.instances(by_seed(table)[3]) == 4, small > 0)
+    assert [flaw["reason"] for flaw in report["flawed"]] == ["4 pixels of several objects were given to the smaller one"]
+    (root / "Canary 3/masks/8.png").write_bytes((root / "Canary 3/masks/0.png").read_bytes())
+    report, *_ = run(section(root, layout="objects", overlap="smaller"), tmp_path)
+    covered = "1 objects have no pixel left, others cover them"
+    assert covered in [flaw["reason"] for flaw in report["flawed"]]
 
 
 def test_a_pixel_in_no_box_is_refused(tmp_path):

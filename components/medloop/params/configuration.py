@@ -9,10 +9,10 @@ from typing import Any, Literal
 import yaml
 from pydantic import field_validator
 
-from medloop import pairing
+from medloop import models, pairing, plugins
 from medloop.errors import Refused
 from medloop.params.running import Pipeline, Schedule
-from medloop.params.section import S, Section, checked
+from medloop.params.section import S, Section, checked, hint
 from medloop.params.stages import Base, Evaluate, Ingest, Preprocess, Promote, Register, Train, Validate
 
 with warnings.catch_warnings():  # pydantic warns that `validate` and `register` are names of its own classes
@@ -62,6 +62,9 @@ def check(content: dict[str, Any], *, where: str) -> Params:
     """Return `content` as parameters; raise Refused, naming the keys in `where` that do not fit, or fit each other."""
     found = checked(Params, content, where=where)
     pairing.check(found.base.task, found.base.kind, found.train.architectures)
+    for name in found.train.hyper:
+        if name not in (known := plugins.names(models)):
+            raise Refused(f"{where}: unknown architecture train.hyper.{name}{hint(name, known)}")
     return found
 
 

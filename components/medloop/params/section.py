@@ -1,6 +1,7 @@
 """What every part of params.yaml is: frozen, closed, and refused in words that name the key."""
 
 import difflib
+from collections.abc import Sequence
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -35,10 +36,13 @@ def _readable(kind: type[BaseModel], problem: Any) -> str:
         # a section's message says what came
         told = problem["type"] in ("missing", UNSHOWN) or isinstance(problem["input"], dict)
         return (f"{key}: " if key else "") + message + ("" if told else f", got {problem['input']!r}")
-    known = _keys_beside(kind, problem["loc"])
-    near = difflib.get_close_matches(str(problem["loc"][-1]), known, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}" if known else ""
-    return f"unknown parameter {key}{hint}"
+    return f"unknown parameter {key}{hint(str(problem['loc'][-1]), _keys_beside(kind, problem['loc']))}"
+
+
+def hint(name: str, known: Sequence[str]) -> str:
+    """Return what `name` may have meant of what is known, for the end of a message."""
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}" if known else ""
 
 
 def _keys_beside(section: type[BaseModel], location: tuple[Any, ...]) -> list[str]:
