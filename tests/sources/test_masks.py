@@ -263,7 +263,8 @@ def test_overlapping_objects_are_refused_or_go_to_the_smaller_one(tmp_path):
         run(section(root, layout="objects"), tmp_path)
     report, table, _, values = run(section(root, layout="objects", overlap="smaller"), tmp_path)
     np.testing.assert_array_equal(values.instances(by_seed(table)[3]) == 4, small > 0)
-    assert [flaw["reason"] for flaw in report["flawed"]] == ["4 pixels of several objects were given to the smaller one"]
+    given = "4 pixels of several objects were given to the smaller one"
+    assert [flaw["reason"] for flaw in report["flawed"]] == [given]
     (root / "Canary 3/masks/8.png").write_bytes((root / "Canary 3/masks/0.png").read_bytes())
     report, *_ = run(section(root, layout="objects", overlap="smaller"), tmp_path)
     covered = "1 objects have no pixel left, others cover them"
