@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from medloop import kinds, params, plugins
+from medloop import kinds, manifest, params, plugins
 from medloop.errors import Refused
 from medloop.kinds import Part
 from medloop.training import mixup
@@ -248,6 +248,7 @@ def epoch_segments(
                 share = random.beta(section.mixup, section.mixup, batch)[part.rows]
                 inputs[i] = mixup.inputs(inputs[i], augmented(others, first + i, PARTNERS)[0], share, mask=split.mask)
                 labels[i], scale[i] = mixup.labels(split.labels, weights, rows[i], others, share)
+        manifest.let_go(split.inputs, split.labels)
         real = counted[first : first + steps]
         return inputs, labels, scale * real.reshape(*real.shape, *[1] * (scale.ndim - real.ndim))
 
