@@ -2,7 +2,8 @@
 
 The rival is `model.predict(images, batch_size=n, verbose=0)` on decoded arrays, also where the product has to decode
 PNG files first. Prints ratios of times, medians of interleaved runs. The network is `cnn` for (28, 28, 1), 10 classes;
-then `unet` for (256, 256, 1), one class, with what the product makes of its maps: a mask, PNG, of each image.
+then `unet` for (256, 256, 1), one class, with what the product makes of its maps: a mask, PNG, of each image; `fcos` and
+`retinanet` for (192, 256, 3), three classes, with what it makes of these: boxes, without those that stronger ones hold.
 """
 
 import os
@@ -25,9 +26,11 @@ from medloop.training import export, network
 
 SHAPE, CLASSES = (28, 28, 1), [f"class {number}" for number in range(10)]
 WANTED = {("arrays", 256): 5, ("arrays", 1): 50, ("encoded", 256): 2, ("encoded", 1): 20}
-WANTED_OF_MAPS = dict.fromkeys([("arrays", 8), ("arrays", 1), ("encoded", 8), ("encoded", 1)], 1.5)
+WANTED_OF_OTHERS = dict.fromkeys([("arrays", 8), ("arrays", 1), ("encoded", 8), ("encoded", 1)], 1.5)
 OF_CLASSES = {"task": "classification", "classes": CLASSES, "positive_class": CLASSES[-1]}
 OF_MAPS = {"task": "segmentation", "classes": ["cell"]}
+OF_BOXES = {"task": "detection", "classes": ["RBC", "WBC", "Platelets"]}
+OTHERS = {"unet": ((256, 256, 1), OF_MAPS), **dict.fromkeys(("fcos", "retinanet"), ((192, 256, 3), OF_BOXES))}
 REPEATS = {1: 60, 8: 20, 256: 20}
 
 
@@ -35,8 +38,9 @@ def main() -> None:
     """Print each ratio, and what is wanted of it."""
     with tempfile.TemporaryDirectory() as temporary:
         _measure("cnn", SHAPE, WANTED, OF_CLASSES, Path(temporary))
-    with tempfile.TemporaryDirectory() as temporary:
-        _measure("unet", (256, 256, 1), WANTED_OF_MAPS, OF_MAPS, Path(temporary))
+    for name, (shape, about) in OTHERS.items():
+        with tempfile.TemporaryDirectory() as temporary:
+            _measure(name, shape, WANTED_OF_OTHERS, about, Path(temporary))
 
 
 def _measure(
@@ -48,7 +52,7 @@ def _measure(
         registered = registry.load(str(packed))
         for size in sorted({size for _, size in wanted}, reverse=True):
             images = np.random.default_rng(0).integers(0, 256, (size, *shape), np.uint8)
-            files = pd.DataFrame({"image": [encoded(image[..., 0], 8) for image in images]})
+            files = pd.DataFrame({"image": [encoded(image[..., 0] if shape[2] == 1 else image, 8) for image in images]})
             times = _interleaved(
                 {
                     "keras": lambda images=images: rival.predict(images, batch_size=len(images), verbose=0),
@@ -59,7 +63,7 @@ def _measure(
             )
             for kind in ("arrays", "encoded"):
                 print(
-                    f"{architecture:5} {kind:8} batch {size:3}: {times['keras'] / times[kind]:5.1f}x keras predict "
+                    f"{architecture:9} {kind:8} batch {size:3}: {times['keras'] / times[kind]:5.1f}x keras predict "
                     f"(wanted {wanted[kind, size]}x), {times[kind] * 1e3:.2f} ms against {times['keras'] * 1e3:.2f} ms",
                     flush=True,
                 )
@@ -74,7 +78,7 @@ def _model(architecture: str, shape: tuple[int, int, int], about: dict, folder: 
     card = {
         "kind": "image",
         "input_shape": list(shape),
-        "preprocessing": {"size_px": list(shape[:2]), "channels": 1, "clip_percentiles": [0.0, 100.0]},
+        "preprocessing": {"size_px": list(shape[:2]), "channels": shape[2], "clip_percentiles": [0.0, 100.0]},
         "temperature": 1.0,
         "threshold": None,
     } | about
