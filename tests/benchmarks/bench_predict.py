@@ -2,8 +2,9 @@
 
 The rival is `model.predict(images, batch_size=n, verbose=0)` on decoded arrays, also where the product has to decode
 PNG files first. Prints ratios of times, medians of interleaved runs. The network is `cnn` for (28, 28, 1), 10 classes;
-then `unet` for (256, 256, 1), one class, with what the product makes of its maps: a mask, PNG, of each image; `fcos` and
-`retinanet` for (192, 256, 3), three classes, with what it makes of these: boxes, without those that stronger ones hold.
+then `unet` for (256, 256, 1), one class, with what the product makes of its maps: a mask, PNG, of each image; `fcos`
+and `retinanet` for (192, 256, 3), three classes, with what it makes of these: boxes, without those that stronger ones
+hold.
 """
 
 import os
