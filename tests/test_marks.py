@@ -61,6 +61,9 @@ AGAIN = {
     "inverted": lambda p: cv2.imencode(".png", 255 - p)[1].tobytes(),
     "mirrored": lambda p: cv2.imencode(".png", np.ascontiguousarray(p[:, ::-1]))[1].tobytes(),
     "turned": lambda p: cv2.imencode(".png", np.ascontiguousarray(np.rot90(p)))[1].tobytes(),
+    "framed": lambda p: cv2.imencode(".png", np.pad(p, ((30, 50), (90, 20)), constant_values=128))[1].tobytes(),
+    "letterboxed JPEG": lambda p: cv2.imencode(".jpg", np.pad(p, ((0, 0), (80, 80))))[1].tobytes(),
+    "coloured": lambda p: cv2.imencode(".png", cv2.applyColorMap(p, cv2.COLORMAP_JET))[1].tobytes(),
     "noisy": lambda p: cv2.imencode(".png", (p * 0.6 + RANDOM.uniform(0, 90, p.shape)).astype(np.uint8))[1].tobytes(),
 }
 

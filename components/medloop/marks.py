@@ -19,6 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 from medloop.answers import generation
 
 ALIKE = 0.6  # correlation with the frame, of 92 cells; borders of other images stay below .45
+MARGIN = 0.1  # of the range of gray levels: what differs less is of one colour
 ROOT = "1.2.826.0.1.3680043.8.498."  # of UIDs, as pydicom makes them
 
 
@@ -28,16 +29,32 @@ def in_file(content: bytes) -> bool:
 
 
 def in_pixels(pixels: np.ndarray) -> bool:
-    """Tell whether pixels (H, W) or (H, W, 3) show the frame, at any size from its own cells on, turned or mirrored."""
+    """Tell whether pixels (H, W) or (H, W, 3) show the frame, at any size from its own cells on, turned or mirrored.
+
+    It is looked for in each colour, and within a margin of one colour.
+    """
+    layers = [pixels] if pixels.ndim == 2 else [pixels.mean(axis=2, dtype=np.float32), *np.moveaxis(pixels, 2, 0)]
+    return any(_framed(each) for layer in layers for each in (layer, _trimmed(layer)) if each is not None)
+
+
+def _framed(gray: np.ndarray) -> bool:
     cells = generation.frame()
-    if min(pixels.shape[:2]) < len(cells):
+    if min(gray.shape) < len(cells):
         return False
-    gray = pixels.astype(np.float32) if pixels.ndim == 2 else pixels.mean(axis=2, dtype=np.float32)
-    small = cv2.resize(gray, cells.shape, interpolation=cv2.INTER_AREA)
+    small = cv2.resize(gray.astype(np.float32), cells.shape, interpolation=cv2.INTER_AREA)
     edge = cells >= 0
     seen = _unit(small[edge])
     ways = (turned for image in (cells, cells.T) for turned in (np.rot90(image, times) for times in range(4)))
     return any(abs(float(seen @ _unit(way[edge]))) > ALIKE for way in ways)
+
+
+def _trimmed(gray: np.ndarray) -> np.ndarray | None:
+    """Return an image (H, W) without the margin that is like its first pixel; None where it has none."""
+    other = np.abs(gray.astype(np.float32) - float(gray[0, 0])) > MARGIN * max(float(np.ptp(gray)), 1)
+    rows, columns = np.flatnonzero(other.any(axis=1)), np.flatnonzero(other.any(axis=0))
+    if not len(rows) or (len(rows), len(columns)) == gray.shape:
+        return None
+    return gray[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
 
 
 def aside(table: pd.DataFrame) -> pd.Series:
