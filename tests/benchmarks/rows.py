@@ -6,10 +6,10 @@ A row that is in tests/benchmarks/results.csv already is skipped, so that a run 
 Profiles read what lies in the folder data, and what is read by name below $MEDLOOP_DATA.
 Each run opens the test set: settle everything on validation data before. `openings` is what the ledger of this machine
 (`$MEDLOOP_STATE`, else .medloop here) says of the test set, this opening among them. Rivals that the task fits beside a
-network (ridge regression, an elastic net, ...) have rows of their own. After several seeds a row `mean` follows: the
-mean of the metric over them, with a 95% interval from a bootstrap over patients in which every seed meets the same
-patients; without one where each seed has test patients of its own, as the phantom has. What each run said of the test
-set is kept in .medloop/rows.
+network (ridge regression, an elastic net, ...) have rows of their own, and so has what the network is beyond them.
+After several seeds a row `mean` follows: the mean of the metric over them, with a 95% interval from a bootstrap over
+patients in which every seed meets the same patients; without one where each seed has test patients of its own, as the
+phantom has. What each run said of the test set is kept in .medloop/rows.
 """
 
 import argparse
@@ -64,6 +64,12 @@ METRICS = (
     "rmse",
     "r2",
     "dice",
+    "iou",
+    "dice_pooled",
+    "hd95_px",
+    "hd95_mm",
+    "nsd_px",
+    "nsd_mm",
     "average_precision_objects",
     "map_50",
     "map",
@@ -154,15 +160,21 @@ def _run(command: str, seed: int, hardware: str) -> list[dict[str, Any]]:
         "seconds": round(seconds),
         "hardware": hardware,
     }
-    said = {card["architecture"]: metrics["test"], **metrics.get("floors", {})}
-    found = [
-        about | {"architecture": architecture, "metric": name} | _rounded(scores[name])
-        for architecture, scores in said.items()
+    found = _said(about, card["architecture"], metrics)
+    (kept / "about.json").write_text(json.dumps(found[0]))
+    return found
+
+
+def _said(about: dict[str, Any], architecture: str, metrics: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return rows of a network, of the rivals beside it, and of how much the network is beyond each of them."""
+    less = {f"{architecture} less {rival}": scores for rival, scores in metrics.get("beyond", {}).items()}
+    said = {architecture: metrics["test"], **metrics.get("floors", {}), **less}
+    return [
+        about | {"architecture": who, "metric": name} | _rounded(scores[name])
+        for who, scores in said.items()
         for name in METRICS
         if name in scores
     ]
-    (kept / "about.json").write_text(json.dumps(found[0]))
-    return found
 
 
 def _mean(runs: list[Path], command: str) -> list[dict[str, Any]]:
