@@ -1,11 +1,11 @@
 """Folders with a file a sample: which files there are, and what a label table or their places say of them."""
 
-import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from medloop import labels, manifest
 from medloop.errors import Refused
+from medloop.fetching import data
 
 
 def files(root: Path, table: Path | None, nouns: str) -> list[str]:
@@ -13,16 +13,7 @@ def files(root: Path, table: Path | None, nouns: str) -> list[str]:
     if not root.is_dir():
         raise Refused(f"no folder {root}: set ingest.root to the folder with your {nouns}")
     listed = table.as_posix() if table else None
-    return sorted(name for name in below(root) if name != listed and not hidden(name))
-
-
-def below(root: Path) -> Iterator[str]:
-    """Yield the path below `root` of each file, folder after folder: texts alone, for there may be many."""
-    for folder, _, names in os.walk(root):
-        above = os.path.relpath(folder, root)
-        for name in names:
-            if os.path.isfile(os.path.join(folder, name)):  # noqa: PTH113, PTH118  no object for each
-                yield name if above == "." else f"{above}/{name}"
+    return sorted(name for name in data.below(root) if name != listed and not hidden(name))
 
 
 def hidden(path: str) -> bool:

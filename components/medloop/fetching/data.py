@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medloop import folders, params
+from medloop import params
 from medloop.errors import Refused, Unreachable
 
 if TYPE_CHECKING:
@@ -112,13 +112,22 @@ def md5(path: Path) -> str:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
+def below(root: Path) -> Iterator[str]:
+    """Yield the path below `root` of each file, folder after folder: texts alone, for there may be many."""
+    for folder, _, names in os.walk(root):
+        above = os.path.relpath(folder, root)
+        for name in names:
+            if os.path.isfile(os.path.join(folder, name)):  # noqa: PTH113, PTH118  no object for each
+                yield name if above == "." else f"{above}/{name}"
+
+
 def _below(root: Path) -> list[str]:
     """Return the paths of the files below `root`; of a file, an empty one."""
     if root == NOTHING:
         return []
     if root.is_file():
         return [""]
-    return list(folders.below(root))
+    return list(below(root))
 
 
 def _hashed(root: Path, names: Iterable[str]) -> dict[str, str]:
