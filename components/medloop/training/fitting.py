@@ -1,5 +1,6 @@
 """The epochs: train, score on validation data, keep the best, stop early, survive a kill."""
 
+import functools
 import math
 import sys
 from collections.abc import Callable, Iterator
@@ -152,7 +153,9 @@ class _Made:
 def _built(spec: network.Spec, task: ModuleType, section: params.Train) -> _Made:
     net = network.build(spec)
     average = Average(net, network.build(spec), section.ema) if section.ema else None
-    optimizer = keras.optimizers.AdamW(section.learning_rate, weight_decay=section.weight_decay)
+    decay = section.weight_decay  # AdamW takes the time of it for 0 too
+    adam = functools.partial(keras.optimizers.AdamW, weight_decay=decay) if decay else keras.optimizers.Adam
+    optimizer = adam(section.learning_rate)
     loop = backend.kind(spec.architecture) in backend.LOOPED
     devices = None
     if section.devices > 1:
