@@ -62,7 +62,7 @@ class Growing:
     """A table that rows are added to: Arrow's columns, a tenth of what the rows take as Python objects."""
 
     def __init__(self, schema: pa.Schema) -> None:
-        self._schema, self._whole = schema, schema.empty_table()
+        self._schema, self._parts = schema, [schema.empty_table()]
         self._waiting: list[Mapping[str, Any]] = []
 
     def add(self, row: Mapping[str, Any]) -> None:
@@ -74,11 +74,11 @@ class Growing:
     def table(self) -> pa.Table:
         """Return all rows."""
         self._take()
-        return self._whole
+        return pa.concat_tables(self._parts)
 
     def _take(self) -> None:
-        came = pa.Table.from_pylist(self._waiting, self._schema)
-        self._whole, self._waiting = pa.concat_tables([self._whole, came]), []
+        self._parts.append(pa.Table.from_pylist(self._waiting, self._schema))
+        self._waiting = []
 
 
 @dataclass
