@@ -182,6 +182,9 @@ def test_predict_writes_a_coco_file_and_an_overlay_for_each_image(loop, tmp_path
     found = json.loads((tmp_path / "out_boxes/boxes.json").read_text())
     assert [each["file_name"] for each in found["images"]] == table["sample_id"].tolist()
     assert [each["name"] for each in found["categories"]] == CLASSES
+    predict(BASE, source=source, output=tmp_path / "named.csv", paths=True)
+    named = json.loads((tmp_path / "named_boxes/boxes.json").read_text())
+    assert [each["file_name"] for each in named["images"]] == [f"Canarybird {number}.png" for number in range(3)]
     counted = pd.DataFrame(found["annotations"]).groupby(["image_id", "category_id"]).size()
     for number, row in enumerate(table.itertuples(), 1):
         assert [counted.get((number, kind), 0) for kind in (1, 2)] == [row.count_disc, row.count_square]

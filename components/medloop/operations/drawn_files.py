@@ -27,6 +27,7 @@ class Folder(ABC):
         card: of the model.
         model: what drew it, as a DICOM file says it.
         version: of the model.
+        paths: name images by their paths, not by their pseudonyms, where a file names them.
     """
 
     COLUMN: ClassVar[str]  # of a served model that returns it
@@ -35,8 +36,9 @@ class Folder(ABC):
     overlay: ClassVar[Callable[..., bytes]]  # see `masks.overlay`
     dicom: ClassVar[Callable[..., bytes]]  # see `masks.dicom_seg`
 
-    def __init__(self, partial: Path, card: Mapping[str, Any], model: str, version: str) -> None:
+    def __init__(self, partial: Path, card: Mapping[str, Any], model: str, version: str, paths: bool = False) -> None:
         self._partial, self._card, self._model, self._version = partial, card, model, version
+        self._paths = paths
         self.count = 0
         self.without = Counter[str]()  # why DICOM files have none made of them
 
@@ -88,7 +90,9 @@ def folder_of(output: Path, writer: type[Folder]) -> Path:
 
 
 @contextmanager
-def beside(output: Path, writer: type[Folder], card: Mapping[str, Any], address: str) -> Iterator[Folder]:
+def beside(
+    output: Path, writer: type[Folder], card: Mapping[str, Any], address: str, *, paths: bool = False
+) -> Iterator[Folder]:
     """Yield a `Folder`, which takes its place beside `output` at the end, unless an error comes or nothing.
 
     Args:
@@ -96,6 +100,7 @@ def beside(output: Path, writer: type[Folder], card: Mapping[str, Any], address:
         writer: `mask_files.Folder` or `box_files.Folder`.
         card: of the model.
         address: of the model, as `models:/NAME/VERSION`.
+        paths: as `Folder` has it.
 
     Raises:
         Refused: something else than the files of an earlier prediction is there already.
@@ -108,7 +113,7 @@ def beside(output: Path, writer: type[Folder], card: Mapping[str, Any], address:
     partial.mkdir()
     model, _, version = address.removeprefix("models:/").rpartition("/")
     try:
-        yield (found := writer(partial, card, model or "medloop", version))
+        yield (found := writer(partial, card, model or "medloop", version, paths))
         if found.count:
             found.finish()
             shutil.rmtree(folder, ignore_errors=True)

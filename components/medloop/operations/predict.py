@@ -67,7 +67,7 @@ def predict(
     writer = next((each for column, each in WRITERS.items() if column in names), None)
     try:
         with (
-            drawn_files.beside(output, writer, card, address) if writer else nullcontext() as drawn,
+            drawn_files.beside(output, writer, card, address, paths=paths) if writer else nullcontext() as drawn,
             _writer(partial, output.suffix, schema) as table,
         ):
             progress = tqdm(
