@@ -1,9 +1,9 @@
 """Writes the boxes that a model returned into a folder beside the table of a prediction: to use, and to look at.
 
 `boxes.json` is a COCO file of all images, with the boxes whose score reaches the threshold of the model; an image is
-called `<sample_id>` there, or by its path where paths are asked for. Each image has `<sample_id>_overlay.png`, the image
-with these boxes on it; and where it is a DICOM file `<sample_id>.dcm`, a structured report of them. This one refers to
-the image by its UIDs and names the patient by the pseudonym that `ingest` gives.
+called `<sample_id>` there, or by its path where paths are asked for. Each image has `<sample_id>_overlay.png`, the
+image with these boxes on it; and where it is a DICOM file `<sample_id>.dcm`, a structured report of them. This one
+refers to the image by its UIDs and names the patient by the pseudonym that `ingest` gives.
 """
 
 from typing import Any
