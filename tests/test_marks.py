@@ -10,7 +10,19 @@ import pydicom
 import pytest
 
 import support
-from medloop import drawing, imaging, manifest, marks, params, plugins, sources
+from medloop import (
+    decoding,
+    drawing,
+    imaging,
+    manifest,
+    marks,
+    packing,
+    params,
+    plugins,
+    privacy,
+    reading,
+    sources,
+)
 from medloop.answers import generation as answers
 from medloop.errors import Refused
 from medloop.kinds import image
@@ -231,3 +243,16 @@ def test_a_patient_on_both_sides_counts_where_the_source_has_a_split_of_its_own(
         }
     )
     assert marks.aside(table).tolist() == [False, True, False, False, False]
+
+
+def test_a_synthetic_image_whose_source_has_no_patients_goes_to_train():
+    decode = decoding.Decoding(params.Ingest(), privacy.Pseudonyms(b"k" * 32))
+    entry = packing.Entry("item", 0, None, "a.png")
+
+    def sides(**known):
+        for i in range(40):
+            sample = sources.Sample(str(i), np.zeros((30, 30), np.uint8), 8, **{k: f"{v}{i}" for k, v in known.items()})
+            yield decode._row(reading.Digested(sample, str(i), None, synthetic=True), entry).columns["split"]
+
+    assert set(sides(group="image ")) == set(sides()) == {"train"}
+    assert set(sides(patient_id="p")) == set(manifest.SPLITS)

@@ -13,10 +13,10 @@ def files(root: Path, table: Path | None, nouns: str) -> list[str]:
     if not root.is_dir():
         raise Refused(f"no folder {root}: set ingest.root to the folder with your {nouns}")
     listed = table.as_posix() if table else None
-    return sorted(name for name in data.below(root) if name != listed and not hidden(name))
+    return sorted(name for name in data.below(root) if name != listed and not _hidden(name))
 
 
-def hidden(path: str) -> bool:
+def _hidden(path: str) -> bool:
     """Tell whether a file, or a folder above it, is hidden."""
     return path.startswith(".") or "/." in path
 

@@ -120,3 +120,14 @@ def test_an_image_of_any_size_has_boxes_in_its_own_pixels(larger):
     around = found[answers.overlaps(np.array([[60, 24, 80, 50.0]]), found[:, :4])[0] > 0.85]
     assert len(around) == 1
     assert around[0, 5] == 2
+
+
+def test_suppression_by_blocks_leaves_what_one_block_leaves(monkeypatch):
+    random = np.random.default_rng(0)
+    corner, size = random.uniform(0, 25, (200, 2)), random.uniform(10, 40, (200, 2))
+    rows = np.column_stack([corner, corner + size, np.linspace(1, 0.1, 200), random.integers(1, 3, 200)])
+    monkeypatch.setattr(answers, "TOGETHER", 1000)
+    whole = answers.kept(rows)
+    assert 20 < len(whole) < answers.MOST
+    monkeypatch.setattr(answers, "TOGETHER", 7)
+    np.testing.assert_array_equal(answers.kept(rows), whole)

@@ -1,5 +1,6 @@
 """Predictions of files, folder trees and packed samples: who is who, what is bad, and how much memory it takes."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -16,8 +17,11 @@ import toy_registry
 from medloop import privacy
 from medloop.errors import Refused, Unreachable
 from medloop.kinds.image import file_of as encoded
+from medloop.operations.inputs import Input
 from medloop.operations.predict import predict
 from toy_registry import Toy, registered
+
+operation = importlib.import_module("medloop.operations.predict")
 
 BASE = Toy().base
 NAME = "medloop-classification-toy"
@@ -203,3 +207,9 @@ def dicom(frames: list[np.ndarray]) -> pydicom.Dataset:
     ds.PatientName = "Canarybird"
     ds.set_pixel_data(np.stack(frames) if len(frames) > 1 else frames[0], "MONOCHROME2", 12)
     return ds
+
+
+def test_a_batch_ends_where_its_files_are_large(monkeypatch):
+    monkeypatch.setattr(operation, "BYTES", 100)
+    found = [Input(str(i), str(i), bytes(size)) for i, size in enumerate((60, 60, 10, 10, 10, 10, 300))]
+    assert [len(group) for group in operation._batches(found, 3)] == [2, 3, 2]

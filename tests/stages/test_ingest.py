@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medloop import manifest, params, privacy, provenance, sources
+from medloop import manifest, packing, params, privacy, provenance, sources
 from medloop.decoding import side
 from medloop.errors import Refused
 from medloop.stages.ingest import ingest
@@ -339,3 +339,11 @@ def test_leaks_that_are_only_reported_stay_in_and_are_counted(tmp_path, shared_d
     assert facts.official_split
     assert facts.leaks == "report"
     assert any(f"{facts.leak_pairs} test samples have a copy" in note for note in report["notes"])
+
+
+def test_reasons_that_differ_by_a_number_count_together():
+    rejected = [(f"{i:016}", f"its mask has {i} pixels too many", f"{i}.png") for i in range(3)] + [("f", "empty", "f")]
+    packed = packing.Packed(rejected=rejected, count=4)
+    with pytest.raises(Refused) as refused:
+        packing.check(packed, params.Ingest())
+    assert refused.match(r"\n  3 x its mask has 0 pixels too many \(the first of them\)\n  1 x empty\n")

@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from medloop import imaging, manifest, params, provenance
+from medloop import imaging, kinds, manifest, params, provenance
 from medloop.errors import Refused
+from medloop.kinds.image import notes
 from medloop.stages.preprocess import preprocess, preprocess_part
 
 BASE = params.Base()
@@ -252,3 +253,12 @@ def test_parts_of_other_samples_or_parameters_are_refused(tmp_path):
     with pytest.raises(Refused, match="did not pass"):
         preprocess(BASE, SECTION, **made)
     assert not (tmp_path / "arrays").exists()
+
+
+@pytest.mark.parametrize(("larger", "told"), [("slide", 1), ("resize", 0)])
+def test_images_that_are_smaller_than_a_window_are_told(larger, told):
+    rows = pd.DataFrame({"shape": [[64, 64], [20, 90], [80, 70]]})
+    form = kinds.Form((64, 64, 1), "uint8", {"larger": larger}, masks=True)
+    found = notes(rows, form)
+    assert len(found) == told
+    assert all("1 of 3 images are smaller than a window, 64 x 64" in note for note in found)
