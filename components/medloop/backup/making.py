@@ -40,7 +40,7 @@ def make(address: str, *, keep: int, say: Say) -> str:
         dumps = {name: copy.database(name) for name in databases.NAMES}
         objects = copy.objects()
     backup = Backup(
-        made=time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()),
+        made=_made(known),
         versions={name: version(name) for name in ("medloop", "mlflow")},
         revisions=revisions,
         databases=dumps,
@@ -116,6 +116,13 @@ class _Copy:
             self._place.put(file.key, path)
             self.written += 1
         return file
+
+
+def _made(known: list[str]) -> str:
+    """Return the time, when it is no longer that of the last backup: names in their order are backups in theirs."""
+    while known and known[-1].startswith(time.strftime(records.MADE, time.gmtime())):
+        time.sleep(0.05)
+    return time.strftime(records.MADE, time.gmtime())
 
 
 def _forget(place: Place, old: Iterable[str], say: Say) -> None:

@@ -14,6 +14,7 @@ from medloop.provenance import sha256
 
 FORMAT = 1
 BACKUPS, FILES = CONTENT = ("backups", "files")
+MADE = "%Y%m%dT%H%M%SZ"
 NAME = re.compile(r"\d{8}T\d{6}Z-[0-9a-f]{16}")
 OURS = re.compile(rf"{FILES}/[0-9a-f]{{64}}(\.partial)?")
 
