@@ -7,15 +7,14 @@ limit would be the distance of copies, which nothing but a copy of a copy would 
 """
 
 from dataclasses import dataclass
+from itertools import chain
 
-import cv2
 import numpy as np
 
 from medloop import params, twins
 
 QUANTILE = 0.01
 BLOCK = 1024  # images compared with all others at once
-SIDES_PX = (28, 96)  # of images in the search for twins, as ingest has it
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def nearest(images: np.ndarray, others: np.ndarray, apart: np.ndarray | None = N
 
 def copies(images: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Return the pairs (P, 2) of places in images (M, H, W, C) and in `others` (N, H, W, C) that are one picture."""
-    both = np.concatenate([_gray(images), _gray(others)])
+    both = twins.prepared(chain(images, others), len(images) + len(others), min(images.shape[1:3]))
     found = twins.find(both, np.arange(len(images)), np.arange(len(images), len(both)), params.LeakThresholds())
     return found[["a", "b"]].to_numpy(np.int64) - [0, len(images)]
 
@@ -69,14 +68,3 @@ def limit(known: np.ndarray) -> float:
     """Return the distance below which an image is too near, by those (N,) of `among` the train images."""
     finite = known[np.isfinite(known)]
     return float(np.quantile(finite, QUANTILE)) if len(finite) else 0.0
-
-
-def _gray(images: np.ndarray) -> np.ndarray:
-    """Return images (N, H, W, C) as (N, S, S) float32 of zero mean and unit variance."""
-    side = int(np.clip(min(images.shape[1:3]), *SIDES_PX))
-    found = np.empty((len(images), side, side), np.float32)
-    for place, image in zip(found, images, strict=True):
-        gray = cv2.resize(image.mean(axis=-1, dtype=np.float32), (side, side), interpolation=cv2.INTER_AREA)
-        gray -= gray.mean()
-        place[:] = gray / max(float(gray.std()), 1e-3)
-    return found

@@ -17,6 +17,7 @@ import pandas as pd
 
 from medloop import manifest, params
 
+SIDES_PX = (28, 96)  # images are compared at their own size within these
 MARGIN_PX = 3  # left out all round: what a shift brings in at the border is no part of the picture
 SHIFT_PX = 2  # searched in each direction
 FINE, COARSE = 0.5, 1.2  # pixels: detail lies between these two Gaussian blurs
@@ -47,6 +48,16 @@ def scratch(each: Iterable[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
     return images
 
 
+def prepared(each: Iterable[np.ndarray], count: int, side: float) -> np.ndarray:
+    """Return `count` images (H, W), (H, W, 1) or (H, W, 3) as `find` compares them, in a file without a name.
+
+    Returns gray images (count, S, S) float32 of zero mean and unit variance, a constant one zeros; S is `side`, held
+    within SIDES_PX.
+    """
+    side = int(np.clip(side, *SIDES_PX))
+    return scratch((_small(image, side) for image in each), (count, side, side))
+
+
 def find(images: np.ndarray, first: np.ndarray, second: np.ndarray, thresholds: params.LeakThresholds) -> pd.DataFrame:
     """Return the pairs that are one picture: columns `a`, `b` (positions in `images`) and `correlation`.
 
@@ -62,6 +73,13 @@ def find(images: np.ndarray, first: np.ndarray, second: np.ndarray, thresholds: 
             confirmed.append(pd.DataFrame({"a": a[part][same], "b": b[part][same], "correlation": correlation}))
     best = pd.concat(confirmed).sort_values("correlation", ascending=False, kind="stable").drop_duplicates(["a", "b"])
     return best.sort_values(["a", "b"], ignore_index=True)
+
+
+def _small(image: np.ndarray, side: int) -> np.ndarray:
+    fitted = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
+    gray = fitted.astype(np.float32) if fitted.ndim == 2 else fitted.mean(axis=2, dtype=np.float32)
+    gray -= gray.mean()
+    return np.asarray(gray / max(gray.std(), 1e-3))
 
 
 def _candidates(

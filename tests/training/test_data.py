@@ -121,6 +121,19 @@ def test_normalisation_constants_are_those_of_train():
     assert data.normalisation("image", data.Split(images, np.zeros(50, np.int32), None, image)) == {"kind": "image"}
 
 
+def test_bounds_are_those_of_train_and_of_its_real_moments_alone():
+    windows = np.random.default_rng(0).normal(size=(40, 9, 3)).astype(np.float32)
+    windows[..., 2] = np.arange(9) < 6
+    windows[:, 6:, :2] = 1000
+    split = data.Split(windows, np.zeros(40, np.int32), None, sequence)
+    fitted = data.normalisation("clipped", split, mask=True)
+    real = windows[:, :6, :2]
+    assert fitted["mask"]
+    np.testing.assert_array_equal(fitted["low"], real.min(axis=(0, 1)))
+    np.testing.assert_array_equal(fitted["high"], real.max(axis=(0, 1)))
+    np.testing.assert_allclose(fitted["std"], real.std(axis=(0, 1)), rtol=1e-6)
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_a_constant_channel_is_divided_by_one(dtype):
     inputs = np.random.default_rng(0).integers(0, 9, (20, 5, 2)).astype(dtype)

@@ -29,8 +29,9 @@ def unlabelled(inputs):
     [
         {"kind": "train", "mean": [0.3], "std": [2.0]},
         {"kind": "train", "mean": [0.3], "std": [2.0], "mask": True},
+        {"kind": "clipped", "mean": [0.3], "std": [2.0], "low": [-1.0], "high": [1.5]},
     ],
-    ids=["whole", "padded"],
+    ids=["whole", "padded", "clipped"],
 )
 def test_every_network_of_sequences_is_exported_as_it_is(name, hyper, normalisation, tmp_path):
     backend.start("tensorflow", seed=0)

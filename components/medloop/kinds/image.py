@@ -29,7 +29,6 @@ GEOMETRY = ["height", "width", "spacing_y_mm", "spacing_x_mm"]
 INDEX = ["sample_id", "patient_id", "site", "sex", "age_years", "label", "content_sha256"]
 KEPT = 0.3  # share of a box that a window must show: of less than that it says nothing
 BLOCK = 256  # images fitted at once, so that memory stays flat
-SIDES_PX = (28, 96)  # images are compared at their own size within these
 SMALLEST_PX = 24  # of a side, below which nothing tells a copy from a neighbour
 
 COLUMN = "image"
@@ -78,7 +77,8 @@ def near_copies(
 
     Memory: about 60 MB, however many samples there are to compare; on disk, for its time, 3 to 37 kB a sample.
     """
-    images = _shrunk(rows, values)
+    usual = np.median([min(shape[:2]) for shape in rows["shape"]])
+    images = twins.prepared(values.each(rows), len(rows), usual)
     return pd.concat([twins.find(images, a, b, thresholds) for a, b in sides])
 
 
@@ -89,11 +89,9 @@ def copies(inputs: Any) -> np.ndarray:
     """
     if min(inputs.shape[1:3]) < SMALLEST_PX:
         return np.empty((0, 2), np.int64)
-    side = int(np.clip(min(inputs.shape[1:3]), *SIDES_PX))
     places = np.arange(len(inputs))
     parts = (inputs[places[start : start + BLOCK]] for start in range(0, len(inputs), BLOCK))
-    small = (_small(image[..., 0] if image.shape[-1] == 1 else image, side) for part in parts for image in part)
-    images = twins.scratch(small, (len(inputs), side, side))
+    images = twins.prepared((image for part in parts for image in part), len(inputs), min(inputs.shape[1:3]))
     pairs = twins.find(images, places, places, params.LeakThresholds())[["a", "b"]].to_numpy(np.int64)
     return pairs[pairs[:, 0] < pairs[:, 1]]
 
@@ -327,21 +325,3 @@ def file_of(pixels: np.ndarray, bit_depth: int) -> bytes:
     file = BytesIO()
     ds.save_as(file, enforce_file_format=True)
     return file.getvalue()
-
-
-def _shrunk(table: pd.DataFrame, values: manifest.Values) -> np.ndarray:
-    """Return gray images (N, S, S) float32 of zero mean and unit variance, in a file without a name.
-
-    S is the usual shorter side, held within SIDES_PX; a constant image is zeros.
-    """
-    usual = np.median([min(shape[:2]) for shape in table["shape"]])
-    side = int(np.clip(usual, *SIDES_PX))
-    return twins.scratch((_small(image, side) for image in values.each(table)), (len(table), side, side))
-
-
-def _small(image: np.ndarray, side: int) -> np.ndarray:
-    """Return an image (H, W) or (H, W, 3) in gray, (side, side) float32, of zero mean and unit variance."""
-    fitted = cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA)
-    gray = fitted.astype(np.float32) if fitted.ndim == 2 else fitted.mean(axis=2, dtype=np.float32)
-    gray -= gray.mean()
-    return np.asarray(gray / max(gray.std(), 1e-3))

@@ -84,7 +84,7 @@ def _check(folder: Path, count: int, seed: int) -> None:
 def _write(
     folder: Path, wanted: Sequence[tuple[str, int]], about: Mapping[str, str], network: Any, *, dicom: bool
 ) -> None:
-    """Write an image for each label and seed that is wanted, and the table."""
+    """Write an image for each label and seed that is wanted, and the table, a row for each file."""
     places = {name: place for place, name in enumerate(dict.fromkeys(name for name, _ in wanted))}
     with (folder / TABLE).open("w", newline="") as file, tqdm(total=len(wanted), desc="generate", disable=None) as bar:
         table = csv.DictWriter(file, COLUMNS)
@@ -95,8 +95,8 @@ def _write(
             for (name, number), content in zip(rows, made, strict=True):
                 stem = f"synthetic-{places[name]}-{number}"
                 said = {"label": name, "seed": number, **about}
-                (folder / f"{stem}.png").write_bytes(content)
-                if dicom:
-                    (folder / f"{stem}.dcm").write_bytes(marks.dicom(content, said))
-                table.writerow({"file": f"{stem}.png", **said, "synthetic": "true"})
+                files = {f"{stem}.png": content} | ({f"{stem}.dcm": marks.dicom(content, said)} if dicom else {})
+                for path, written in files.items():
+                    (folder / path).write_bytes(written)
+                    table.writerow({"file": path, **said, "synthetic": "true"})
             bar.update(len(rows))

@@ -296,8 +296,10 @@ class Train(Section):
     ema: float = Field(
         0.0, ge=0, lt=1, description="decay a step of the average of weights that is validated and saved; 0: none"
     )
-    normalisation: Literal["image", "sample", "train", "none"] = Field(
-        "image", description="zero mean and unit variance, per sample (image says the same) or over train"
+    normalisation: Literal["image", "sample", "train", "clipped", "none"] = Field(
+        "image",
+        description="zero mean and unit variance, per sample (image says the same) or over train; clipped: over train, "
+        "and what lies beyond all of train is held at its utmost",
     )
     mixed_precision: bool = Field(False, description="mixed_bfloat16")
     require_gpu: bool = Field(False, description="refuse to train without a GPU")

@@ -153,10 +153,11 @@ def normalisation(kind: str, split: Split, *, mask: bool = False) -> dict[str, A
     With a `mask` the last channel says which moments are real: they alone are counted and changed.
     """
     masked = {"mask": True} if mask else {}
-    if kind != "train":
+    if kind not in ("train", "clipped"):
         return {"kind": kind, **masked}
     mean, std = mean_and_std(split.inputs, mask=mask)
-    return {"kind": kind, "mean": mean, "std": std, **masked}
+    bounds = _bounds(split.inputs, mask) if kind == "clipped" else {}
+    return {"kind": kind, "mean": mean, "std": std, **bounds, **masked}
 
 
 def mean_and_std(images: np.ndarray, *, mask: bool = False) -> tuple[list[float], list[float]]:
@@ -174,27 +175,37 @@ def mean_and_std(images: np.ndarray, *, mask: bool = False) -> tuple[list[float]
     return mean.tolist(), _deviation(variance)
 
 
+def _bounds(inputs: np.ndarray, mask: bool) -> dict[str, list[float]]:
+    """Return the least and the greatest value per channel over (N, ..., C)."""
+    parts = [(flat.min(axis=0), flat.max(axis=0)) for flat in _flat(inputs, mask) if len(flat)]
+    return {
+        "low": np.min([low for low, _ in parts], axis=0).tolist(),
+        "high": np.max([high for _, high in parts], axis=0).tolist(),
+    }
+
+
 def _deviation(variance: np.ndarray) -> list[float]:
     """Return standard deviations, 1 of a channel that is constant: it becomes zeros."""
     return np.where(variance > 1e-12, np.sqrt(np.maximum(variance, 0)), 1.0).tolist()
 
 
 def _of_floats(inputs: np.ndarray, mask: bool) -> tuple[list[float], list[float]]:
-    rows = max(1, COUNTED_PIXELS // int(np.prod(inputs.shape[1:])))
     channels = inputs.shape[-1] - mask
-
-    def real() -> Iterator[np.ndarray]:
-        for first in range(0, len(inputs), rows):
-            flat = np.asarray(inputs[first : first + rows], np.float64).reshape(-1, inputs.shape[-1])
-            yield flat[flat[:, -1] > 0, :channels] if mask else flat
-
     count, total, squares = 0, np.zeros(channels), np.zeros(channels)
-    for flat in real():
+    for flat in _flat(inputs, mask):
         count, total = count + len(flat), total + flat.sum(axis=0)
     mean = total / count
-    for flat in real():
+    for flat in _flat(inputs, mask):
         squares += ((flat - mean) ** 2).sum(axis=0)
     return mean.tolist(), _deviation(squares / count)
+
+
+def _flat(inputs: np.ndarray, mask: bool) -> Iterator[np.ndarray]:
+    """Yield (N, ..., C) as rows of float64, a few inputs at a time; with a `mask` the real moments, without it."""
+    rows = max(1, COUNTED_PIXELS // int(np.prod(inputs.shape[1:])))
+    for first in range(0, len(inputs), rows):
+        flat = np.asarray(inputs[first : first + rows], np.float64).reshape(-1, inputs.shape[-1])
+        yield flat[flat[:, -1] > 0, :-1] if mask else flat
 
 
 def batch_size(split: Split, section: params.Train) -> int:

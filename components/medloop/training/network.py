@@ -23,7 +23,7 @@ class Spec:
     input_shape: tuple[int, ...]
     outputs: int
     hyper: dict[str, Any]
-    normalisation: dict[str, Any]  # {"kind": "sample" | "none"}, or {"kind": "train", "mean": [...], "std": [...]}
+    normalisation: dict[str, Any]  # as `data.normalisation` gives it, its constants per channel
     kind: str = "image"  # of sample
     dtype: str = "uint8"  # of the inputs
     target: dict[str, float] = field(default_factory=dict)  # constants of the task, fitted on train
@@ -66,9 +66,13 @@ def normalised(given: Any, normalisation: dict[str, Any]) -> Any:
             return keras.ops.concatenate([scaled, real], axis=-1)
         plain = {name: value for name, value in normalisation.items() if name != "mask"}
         return keras.ops.concatenate([normalised(values, plain) * real, real], axis=-1)
-    if normalisation["kind"] == "train":
+    if normalisation["kind"] in ("train", "clipped"):
+        # numpy's: a tensor of the backend would be exported as an input of the network
+        if normalisation["kind"] == "clipped":
+            low, high = (np.array(normalisation[name], np.float32) for name in ("low", "high"))
+            x = keras.ops.minimum(keras.ops.maximum(x, low), high)
         mean, std = (np.array(normalisation[name], np.float32) for name in ("mean", "std"))
-        return (x - mean) / std  # numpy's: a tensor of the backend would be exported as an input of the network
+        return (x - mean) / std
     if keras.backend.standardize_dtype(given.dtype) == "uint8":
         x = x / 255.0
     if normalisation["kind"] == "none":
