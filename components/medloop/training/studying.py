@@ -75,20 +75,18 @@ def make(
     _judge(judges[0], arrays, asked, seed, name, f"{judges[0].stem}-{course}")
     judge, run = Network(judges[0]), Network(folder / "model.onnx").outputs
     train_features, val_features = (judge.outputs(each)[:, -FEATURES:] for each in (images, val))
-    tried = []
-    for noise in architecture.NOISE:  # that images begin with: those nearest to validation images decide
+
+    def tried(noise: float) -> tuple[float, dict[str, Any], np.ndarray, np.ndarray]:
+        """Return how near images that begin with so much noise are to validation images, and what they are."""
         making = generation.making(architecture) | {"noise": noise}
-        card = making | {"input_shape": list(arrays.shape)}
-        made = answers.pictures(run, labels.tolist(), seeds.tolist(), card)
+        made = answers.pictures(run, labels.tolist(), seeds.tolist(), making | {"input_shape": list(arrays.shape)})
         features = judge.outputs(made)[:, -FEATURES:]
         said = study.said(val_features, features, train_features, near=0)
-        tried.append((generation.score(arrays.val.labels, said), making, made, features))
-    _, making, made, features = min(tried, key=lambda each: each[0])
+        return generation.score(arrays.val.labels, said), making, made, features
+
+    _, making, made, features = min(map(tried, architecture.NOISE), key=lambda each: each[0])
     of_made = replace(arrays, train=replace(train, inputs=made, labels=labels))
     _judge(judges[1], of_made, asked, seed, name, f"{judges[1].stem}-{course}")
-    nearest, (known, twice) = memorisation.nearest(made, images), memorisation.among(images)
-    copied = np.isin(np.arange(len(made)), memorisation.copies(made, images)[:, 0])
-    pairs = np.argsort(np.where(copied, -1.0, nearest.distance), kind="stable")[: study.PAIRS]
     shown = [images[train.labels == i] for i in range(len(arrays.classes))]
     of_model = Study(
         made,
@@ -96,17 +94,27 @@ def make(
         seeds,
         features,
         train_features,
-        distance=nearest.distance,
-        copied=copied,
-        train_distance=known.distance,
-        train_copies=np.array(twice),
-        val_distance=memorisation.nearest(val, images).distance,
-        pairs=pairs,
-        paired=images[nearest.place[pairs]],
         shown=np.stack([np.resize(each, (study.SHOWN, *images.shape[1:])) for each in shown]),
+        **_neighbours(made, images, val),
     )
     of_model.write(folder)
     return study.outputs(of_model, folder, val), making
+
+
+def _neighbours(made: np.ndarray, images: np.ndarray, val: np.ndarray) -> dict[str, np.ndarray]:
+    """Return what a study holds of made images' and validation images' nearest train `images`, all (N, H, W, C)."""
+    nearest, (known, twice) = memorisation.nearest(made, images), memorisation.among(images)
+    copied = np.isin(np.arange(len(made)), memorisation.copies(made, images)[:, 0])
+    pairs = np.argsort(np.where(copied, -1.0, nearest.distance), kind="stable")[: study.PAIRS]
+    return {
+        "distance": nearest.distance,
+        "copied": copied,
+        "train_distance": known.distance,
+        "train_copies": np.array(twice),
+        "val_distance": memorisation.nearest(val, images).distance,
+        "pairs": pairs,
+        "paired": images[nearest.place[pairs]],
+    }
 
 
 def _judge(path: Path, arrays: data.Arrays, section: params.Train, seed: int, name: str, course: str) -> None:
