@@ -78,10 +78,14 @@ def test_a_segmentation_says_what_it_is_of_and_holds_the_mask(source):
 
 
 def test_with_a_pseudonym_nothing_tells_of_the_patient(source):
+    source.StudyDate = source.ContentDate = "20200102"
+    source.StudyTime = source.ContentTime = "101010"
     content = masks.dicom_seg(source, drawn(), CLASSES, pseudonym="b5c1")
     assert CANARY.encode() not in content
     ds = pydicom.dcmread(BytesIO(content))
     assert (ds.PatientID, ds.PatientName, ds.PatientBirthDate, ds.PatientSex) == ("b5c1", "b5c1^", "", "")
+    assert {str(each.value) for each in ds.iterall() if each.VR == "DA"} <= {"", "19700101"}
+    assert {str(each.value) for each in ds.iterall() if each.VR == "TM"} <= {"", "000000"}
     assert (
         ds.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID == source.SOPInstanceUID
     )

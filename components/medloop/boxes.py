@@ -118,7 +118,7 @@ def dicom_sr(
             is_complete=True,
             **referring.instance(f"Detection by {model}", 9001, entropy),
         )
-    return referring.file_of(found, source)
+    return referring.file_of(found, told)
 
 
 def _content(

@@ -1,9 +1,10 @@
 """Masks, instance maps and boxes, of what annotation files hold.
 
 A mask is (H, W) uint8, 0 for the background and i for the i-th class; an instance map (H, W) uint16, 0 for the
-background, else the number of the object; a box x0, y0, x1, y1 in pixels, ends exclusive.
+background, else the number of the object; a box x0, y0, x1, y1 in pixels and parts of them, ends exclusive.
 """
 
+import math
 import struct
 import zlib
 from collections import Counter
@@ -17,7 +18,7 @@ from medloop import imaging, marks
 from medloop.errors import some
 from medloop.imaging import Unreadable
 
-Box = tuple[int, int, int, int]
+Box = tuple[float, float, float, float]
 Overlap = Literal["refuse", "smaller"]
 OVERLAP = "pixels of several objects: refuse the image, or give them to the smaller object"
 MOST = 2**16 - 1  # objects of one image
@@ -127,7 +128,8 @@ def by_boxes(mask: np.ndarray, boxes: Sequence[Box]) -> tuple[np.ndarray, tuple[
     """
     nearest = np.full(mask.shape, np.inf)
     instances = np.zeros(mask.shape, np.uint16)
-    for number, (x0, y0, x1, y1) in enumerate(boxes, 1):
+    for number, (left, top, right_end, bottom) in enumerate(boxes, 1):
+        x0, y0, x1, y1 = int(left), int(top), math.ceil(right_end), math.ceil(bottom)
         here = slice(y0, y1), slice(x0, x1)
         down = (np.arange(y0, y1) + 0.5 - (y0 + y1) / 2) / (y1 - y0)
         right = (np.arange(x0, x1) + 0.5 - (x0 + x1) / 2) / (x1 - x0)
@@ -152,7 +154,7 @@ def boxes_of(instances: np.ndarray) -> tuple[Box, ...]:
 def within(
     boxes: Sequence[Sequence[float]], names: Sequence[str], size: tuple[int, ...]
 ) -> tuple[tuple[Box, ...], tuple[str, ...], tuple[str, ...]]:
-    """Return boxes in whole pixels, their names, and flaws: some are left out, and those that are too large are cut."""
+    """Return boxes, their names, and flaws: some are left out, and those that are too large are cut."""
     kept, kept_names, flaws = [], [], Counter[str]()
     height, width = size[:2]
     for (x0, y0, x1, y1), name in zip(boxes, names, strict=True):
@@ -165,9 +167,8 @@ def within(
         elif x1 <= 0 or y1 <= 0 or x0 >= width or y0 >= height:
             flaws["boxes outside of the image were left out"] += 1
         else:
-            whole = (int(np.floor(x0)), int(np.floor(y0)), int(np.ceil(x1)), int(np.ceil(y1)))
-            inside = (max(whole[0], 0), max(whole[1], 0), min(whole[2], width), min(whole[3], height))
-            if inside != whole:
+            inside = (max(x0, 0), max(y0, 0), min(x1, width), min(y1, height))
+            if inside != (x0, y0, x1, y1):
                 flaws["boxes reach beyond the image and were cut"] += 1
             kept.append(inside)
             kept_names.append(name)

@@ -19,6 +19,15 @@ def _below_root(path: Path) -> Path:
 
 
 Table = Annotated[Path, AfterValidator(_below_root)]
+
+
+def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
+    if len(set(names)) < len(names) or not all(name.strip() for name in names):
+        raise ValueError(f"classes must have names that differ, none of them empty, got {list(names)}")
+    return names
+
+
+Classes = Annotated[tuple[str, ...], AfterValidator(_distinct)]
 Patients = Annotated[
     Table | None,
     Field(description="CSV with path, that of an image below the root, and patient_id, site, sex, age_years, split"),

@@ -53,7 +53,7 @@ SCHEMA = pa.schema(
         pa.field("shard", pa.string(), nullable=False),  # file below the samples folder
         pa.field("offset", pa.int64(), nullable=False),  # bytes
         pa.field("mask_offset", pa.int64()),  # bytes; (H, W) uint8 in the same shard
-        pa.field("boxes", pa.list_(pa.list_(pa.int32(), 4))),  # x0, y0, x1, y1 in pixels, ends exclusive
+        pa.field("boxes", pa.list_(pa.list_(pa.float64(), 4))),  # x0, y0, x1, y1 in pixels, ends exclusive
         pa.field("box_labels", pa.list_(pa.string())),  # the class of each box
         pa.field("instances_offset", pa.int64()),  # bytes; (H, W) uint16 in the same shard
         pa.field("synthetic", pa.bool_()),  # true: it carries the mark of an image that a model made; null: none seen

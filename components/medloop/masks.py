@@ -100,7 +100,7 @@ def dicom_seg(
             omit_empty_frames=True,
             **referring.instance(f"Segmentation by {model}", 9000, entropy),
         )
-    return _file(found, source)
+    return _file(found, told)
 
 
 def _of_frames(mask: np.ndarray, source: Dataset, frame: int | None) -> np.ndarray:

@@ -115,6 +115,20 @@ def test_a_dicom_tree_counts_frames_and_passes_over_what_is_no_image(images, tmp
     assert run(tmp_path / "black.png", tmp_path / "black.csv")["p_nodule"].tolist() == found["p_nodule"].tolist()[1:2]
 
 
+def test_a_second_file_with_one_identifier_gets_an_error_and_no_second_row_of_answers(images, tmp_path):
+    for name, value in (("IM0001", 0), ("IM0002", 4095)):
+        ds = dicom([np.full((8, 8), value, np.uint16)])
+        ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+        ds.save_as(images / name, enforce_file_format=True)
+    with pytest.raises(
+        Refused, match="1 of 4 images could not be predicted: an earlier one carries the same identifier"
+    ):
+        predict(BASE, model="1", source=images, output=tmp_path / "out.csv", paths=True)
+    found = pd.read_csv(tmp_path / "out.csv").set_index("path")
+    assert found["error"].notna().to_dict() == {each: each == "IM0002" for each in found.index}
+    assert found["p_nodule"].isna().to_dict() == found["error"].notna().to_dict()
+
+
 def test_bad_files_among_good_ones_are_listed_and_fail_at_the_end(images, tmp_path):
     (images / "broken.png").write_bytes((images / "b/2.PNG").read_bytes()[:60])
     (images / "c.dcm").write_bytes(b"Canarybird")

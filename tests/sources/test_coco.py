@@ -107,6 +107,21 @@ def test_classes_choose_and_order_the_categories_and_boxes_may_stand_alone(root)
     assert [list(box) for box in rows[1].boxes] == [[5, 6, 13, 14], [30, 20, 35, 25]]
 
 
+def test_boxes_are_kept_to_a_part_of_a_pixel(root):
+    content = read(root)
+    content["annotations"] += [annotation(101, 2, 30.25, 10.5, 3.25)]
+    write(root, content)
+    (root / "annotations.json").write_text("\ufeff" + (root / "annotations.json").read_text())
+    _, _, _, rows = run(root, masks=False)
+    assert list(rows[1].boxes[2]) == [30.25, 10.5, 33.5, 13.75]
+
+
+@pytest.mark.parametrize("classes", [["vessel", "vessel"], ["vessel", " "]])
+def test_classes_have_names_that_differ(root, classes):
+    with pytest.raises(Refused, match="classes must have names that differ, none of them empty"):
+        run(root, classes=classes)
+
+
 def test_flaws_are_reported_and_the_image_kept(root):
     content = read(root)
     content["annotations"] += [
@@ -162,11 +177,11 @@ def test_only_images_whose_annotations_changed_are_read_again_and_shards_change_
 
 
 FAULTS = {
-    "category": lambda content: content["annotations"][0].update(category_id=99),
+    "category": lambda content: content["annotations"][0].update(category_id="Canary"),
     "image": lambda content: content["annotations"][0].update(image_id=99),
     "twice": lambda content: content["images"][1].update(id=100),
     "unlisted": lambda content: content["images"].pop(0),
-    "size": lambda content: content["images"][1].update(height=41),
+    "size": lambda content: content["images"][1].update(height="Canary"),
     "no segmentation": lambda content: content["annotations"][0].pop("segmentation"),
     "polygon": lambda content: content["annotations"][0].update(segmentation=[[1, 2]]),
     "runs": lambda content: content["annotations"][0].update(segmentation={"size": [50, 40], "counts": [2000]}),
@@ -184,7 +199,7 @@ def broken(root, fault: str) -> None:
         FAULTS[fault](content)
         write(root, content)
     else:
-        write(root, {"empty": "", "no json": "{Canary"}[fault])
+        write(root, {"empty": "", "no json": "{Canary", "deep": "[" * 200_000}[fault])
 
 
 @pytest.mark.parametrize(
@@ -192,13 +207,14 @@ def broken(root, fault: str) -> None:
     [
         ("empty", r"annotations\.json is empty: it must be a COCO file with images, annotations and categories"),
         ("no json", r"is no readable JSON in UTF-8 \(JSONDecodeError\)"),
+        ("deep", r"is no readable JSON in UTF-8 \(RecursionError\)"),
         ("no lists", "must hold lists named images, annotations, categories"),
-        ("category", "an annotation is of category 99, which `categories` do not list"),
+        ("category", "an annotation is of a category that `categories` do not list"),
         ("image", "annotations are of 1 images that `images` do not list"),
         ("twice", "two images have one id or one file_name"),
         ("unlisted", "1 of 30 files have no label"),
         ("absent", "1 of 30 rows have no file"),
-        ("size", r"1 x the annotations are of an image of 41 x 50, it has \(40, 50\)\n"),
+        ("size", r"1 x the annotations are of an image of another size than \(40, 50\)\n"),
         ("no segmentation", "1 x an annotation has no segmentation"),
         ("polygon", "1 x a polygon must have at least three corners"),
         ("runs", r"1 x run lengths must be of \[40, 50\] like their image"),

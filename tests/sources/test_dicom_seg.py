@@ -187,9 +187,28 @@ def elsewhere(ds: Dataset) -> None:
         frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID = f"1.2.{number}"
 
 
+def no_frames(ds: Dataset) -> None:
+    del ds.PerFrameFunctionalGroupsSequence
+
+
+def other_segment(ds: Dataset) -> None:
+    ds.PerFrameFunctionalGroupsSequence[0].SegmentIdentificationSequence[0].ReferencedSegmentNumber = 7
+
+
+def images_elsewhere(ds: Dataset) -> None:
+    for number, frame in enumerate(ds.PerFrameFunctionalGroupsSequence):
+        frame.DerivationImageSequence[0].SourceImageSequence[0].ReferencedSOPInstanceUID = f"1.2.{number}"
+
+
+NOT_ITS_OWN = ["1 x a segmentation of images that are not here", "3 x no segmentation refers to it"]
+
+
 @pytest.mark.parametrize(
     ("change", "messages"),
     [
+        (no_frames, ["1 x a segmentation without frames", "3 x no segmentation refers to it"]),
+        (other_segment, ["1 x a segmentation with a frame of a segment that it does not describe"]),
+        (images_elsewhere, NOT_ITS_OWN),
         (
             no_reference,
             [
@@ -198,10 +217,10 @@ def elsewhere(ds: Dataset) -> None:
             ],
         ),
         (other_size, [r"2 x mask must be \(40, 40\) like its image, got \(20, 80\)"]),
-        (elsewhere, ["1 x a segmentation of images that are not here", "3 x no segmentation refers to it"]),
+        (elsewhere, NOT_ITS_OWN),
         (lambda ds: setattr(ds, "PixelData", ds.PixelData[:20]), ["x could not be decoded"]),
     ],
-    ids=["no reference", "other size", "elsewhere", "truncated"],
+    ids=["no frames", "other segment", "images elsewhere", "no reference", "other size", "elsewhere", "truncated"],
 )
 def test_one_message_for_what_cannot_be(tmp_path, change, messages):
     root = tree(tmp_path / "data")

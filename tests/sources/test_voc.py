@@ -92,6 +92,12 @@ def test_lists_say_the_official_split(root):
         ingest(params.Base(dataset="c"), section(root, sets="sets"), samples=root.parent / "samples")
 
 
+def test_a_comment_ahead_and_a_size_in_decimals_are_read(root):
+    text = xml(("WBC", 1, 1, 9, 9)).replace("<width>50<", "<width>50.0<")
+    (root / "Annotations/Canary 4.xml").write_text(f"<!-- Canary made it -->{text}")
+    assert [list(box) for box in run(root)[2][4].boxes] == [[1, 1, 9, 9]]
+
+
 def test_annotations_decide_what_is_read_again_and_shards_change_no_byte(root, tmp_path):
     run(root)
     (root / "Annotations/Canary 4.xml").write_text(xml(("WBC", 1, 1, 9, 9)))
@@ -113,6 +119,7 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "Canary">]><annotation><object><name>&b;</name><
         ("<annotation>", "1 x its annotations are no XML\n"),
         ("<Canary/>", "1 x its annotations must be one <annotation>, as Pascal VOC has them\n"),
         (BOMB, "1 x its annotations must be XML without a document type\n"),
+        (BOMB.encode("utf-16"), "1 x its annotations must be XML without a document type\n"),
         (xml(("Canary", 1, 2, 3, 4)), "1 x its annotations name an object that is none of RBC, WBC\n"),
         (
             xml(("RBC", 1, 2, 3, "Canary")),
@@ -124,7 +131,7 @@ BOMB = '<!DOCTYPE a [<!ENTITY b "Canary">]><annotation><object><name>&b;</name><
 )
 def test_one_message_for_what_cannot_be(root, content, message):
     path = root / "Annotations/Canary 7.xml"
-    path.unlink() if content is None else path.write_text(content)
+    path.unlink() if content is None else path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(Refused, match=message) as caught:
         run(root)
     assert "Canary" not in str(caught.value)

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 
@@ -255,10 +256,23 @@ def test_parts_of_other_samples_or_parameters_are_refused(tmp_path):
     assert not (tmp_path / "arrays").exists()
 
 
+@pytest.mark.parametrize(("larger", "told"), [("slide", 0), ("resize", 1)])
+def test_objects_that_vanish_in_small_images_are_told(larger, told, tmp_path):
+    numbers = np.zeros((64, 64), np.uint16)
+    numbers[3, 3], numbers[20:40, 20:40] = 1, 2
+    with closing(manifest.ShardWriter(tmp_path)) as writer:
+        places = [writer.add(np.zeros((64, 64), np.uint8), (numbers > 0).astype(np.uint8), numbers) for _ in range(3)]
+    rows = pd.DataFrame(places).assign(split="test", shape=[[64, 64]] * 3, spacing_mm=[(1.0, 1.0), None, None])
+    found = notes(rows, manifest.Values(tmp_path), kinds.Form((16, 16, 1), "uint8", {"larger": larger}, masks=True))
+    lost = "3 of 6 drawn objects have no pixel left in images of 16 x 16"
+    assert [note.startswith(lost) for note in found] == [True, False][1 - told :]
+    assert found[-1].startswith("2 of 3 test images do not tell how far pixels are")
+
+
 @pytest.mark.parametrize(("larger", "told"), [("slide", 1), ("resize", 0)])
-def test_images_that_are_smaller_than_a_window_are_told(larger, told):
+def test_images_that_are_smaller_than_a_window_are_told(larger, told, tmp_path):
     rows = pd.DataFrame({"shape": [[64, 64], [20, 90], [80, 70]]})
-    form = kinds.Form((64, 64, 1), "uint8", {"larger": larger}, masks=True)
-    found = notes(rows, form)
+    form = kinds.Form((64, 64, 1), "uint8", {"larger": larger}, boxes=3)
+    found = notes(rows, manifest.Values(tmp_path), form)
     assert len(found) == told
     assert all("1 of 3 images are smaller than a window, 64 x 64" in note for note in found)

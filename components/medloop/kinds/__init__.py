@@ -22,7 +22,7 @@ For `preprocess`
 
 - `PACKAGES`: what decides the arrays beside our own code;
 - `form(table, values, facts, section)`: the `Form` of the arrays, the same for train, val and test;
-- optionally `notes(rows, form)`: what a reader of the report must know of it;
+- optionally `notes(rows, values, form)`: what a reader of the report must know of it;
 - `counts(rows, form)`: how many arrays come of each row; `index(rows, form)`: a table with a row for each array;
 - `arrays(rows, values, form)`: the arrays, block after block;
 - `targets(rows, values, form)`: (N,) numbers to predict where they follow from the values, else None;

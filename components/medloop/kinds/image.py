@@ -118,13 +118,39 @@ def form(
     return Form((*section.size_px, section.channels), "uint8", wanted, facts.masks, most)
 
 
-def notes(rows: pd.DataFrame, form: Form) -> list[str]:
-    """Return how many images are smaller than a window, which sees nothing beside them."""
+def notes(rows: pd.DataFrame, values: manifest.Values, form: Form) -> list[str]:
+    """Return what is lost of what was drawn, and how many images are smaller than a window."""
     height, width = form.shape[:2]
-    small = sum(shape[0] < height or shape[1] < width for shape in rows["shape"])
-    if form.preprocessing.get("larger") != "slide" or not small:
-        return []
-    return [f"{small} of {len(rows)} images are smaller than a window, {height} x {width}: the rest of it is empty."]
+    found = []
+    if form.preprocessing.get("larger") == "slide":
+        if small := sum(shape[0] < height or shape[1] < width for shape in rows["shape"]):
+            found.append(
+                f"{small} of {len(rows)} images are smaller than a window, {height} x {width}: the rest of it is empty."
+            )
+    elif form.masks:
+        lost, drawn = _lost(rows, values, form.shape[:2])
+        if lost:
+            found.append(
+                f"{lost} of {drawn} drawn objects have no pixel left in images of {height} x {width}, and are scored "
+                "nowhere: a larger preprocess.size_px, or preprocess.larger: slide, keeps them."
+            )
+    if form.masks:
+        test = rows[rows["split"] == "test"]
+        unknown = int(test["spacing_mm"].isna().sum())
+        if 0 < unknown < len(test):
+            found.append(f"{unknown} of {len(test)} test images do not tell how far pixels are: none is scored in mm.")
+    return found
+
+
+def _lost(rows: pd.DataFrame, values: manifest.Values, size_px: tuple[int, ...]) -> tuple[int, int]:
+    """Return how many objects vanish when masks are fitted, and how many there are; untold, all of a class are one."""
+    lost = drawn = 0
+    for row in manifest.rows(rows):
+        instances = values.instances(row)
+        whole: Any = values.mask(row) if instances is None else instances
+        before, after = (len(np.unique(each[each > 0])) for each in (whole, imaging.fit_mask(whole, size_px)))
+        lost, drawn = lost + before - after, drawn + before
+    return lost, drawn
 
 
 def counts(rows: pd.DataFrame, form: Form) -> np.ndarray:

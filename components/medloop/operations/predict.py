@@ -2,8 +2,9 @@
 
 import errno
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -23,6 +24,7 @@ from medloop.tracking.connection import server
 BATCH = 256
 BYTES = 2**25  # of files in one batch, so that memory does not grow with them
 REASONS_SHOWN = 3
+TWICE = "an earlier one carries the same identifier"
 WRITERS = {writer.COLUMN: writer for writer in (mask_files.Folder, box_files.Folder)}
 
 
@@ -77,7 +79,7 @@ def predict(
                 desc="predict",
                 disable=None,
             )
-            for group in _batches(progress, batch):
+            for group in _batches(_once(progress), batch):
                 rows = _rows(network, group, kind)
                 total += len(rows)
                 reasons.update(row["error"] for row in rows if row["error"])
@@ -93,9 +95,9 @@ def predict(
         raise
     finally:
         partial.unlink(missing_ok=True)
+    where = f"{output}, {drawn_files.folder_of(output, writer)}{drawn.told()}" if drawn and writer else str(output)
     if reasons:
-        raise Refused(_failure(reasons, total, output, units))
-    where = f"{output}, {drawn_files.folder_of(output, writer)}{drawn.told()}" if drawn and writer else output
+        raise Refused(_failure(reasons, total, where, units))
     return f"{total} {units}s predicted by {address}: {where}"
 
 
@@ -139,6 +141,14 @@ def _writer(path: Path, suffix: str, schema: pa.Schema) -> Any:
     return pq.ParquetWriter(path, schema) if suffix == ".parquet" else pa.csv.CSVWriter(path, schema)
 
 
+def _once(items: Iterable[inputs.Input]) -> Iterator[inputs.Input]:
+    """Yield samples, those that carry the identifier of an earlier one with an error in place of their content."""
+    seen = set[str]()
+    for each in items:
+        yield replace(each, content=None, error=each.error or TWICE) if each.sample_id in seen else each
+        seen.add(each.sample_id)
+
+
 def _batches(items: Any, size: int) -> Iterator[list[inputs.Input]]:
     """Yield samples in groups of at most `size` and, but for the last of each, BYTES."""
     group, held = list[inputs.Input](), 0
@@ -177,9 +187,9 @@ def _predicted(network: Any, group: list[inputs.Input], kind: str) -> dict[tuple
     return {(each.sample_id, each.path): row for each, row in zip(group, table.to_dict("records"), strict=True)}
 
 
-def _failure(reasons: Counter[str], total: int, output: Path, noun: str) -> str:
+def _failure(reasons: Counter[str], total: int, where: str, noun: str) -> str:
     listed = "; ".join(f"{reason} ({number})" for reason, number in reasons.most_common(REASONS_SHOWN))
     failed = reasons.total()
     if failed == total:
         return f"none of {total} {noun}s could be predicted: {listed}; nothing was written"
-    return f"{failed} of {total} {noun}s could not be predicted: {listed}; see column error in {output}"
+    return f"{failed} of {total} {noun}s could not be predicted: {listed}; see column error in {where}"

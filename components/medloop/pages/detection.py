@@ -79,12 +79,13 @@ def meanings(card: Mapping[str, Any], units: str = "images") -> dict[str, str]:
     }
 
 
-def outcome(metrics: Mapping[str, Any], card: Mapping[str, Any], units: str = "images") -> list[str]:  # noqa: ARG001
+def outcome(metrics: Mapping[str, Any], card: Mapping[str, Any], units: str = "images") -> list[str]:
     """Return what came out, in plain sentences."""
     test = metrics["test"]
+    several = " of a class, in the mean over classes," if len(card["classes"]) > 1 else ","
     return [
         f"On test {units} its boxes reach a mAP@.5 of {wording.figure(test['map_50'], 'map_50')}.",
-        f"At the threshold it finds {wording.of_100(test['sensitivity'])} of 100 objects, and draws "
+        f"At the threshold it finds {wording.of_100(test['sensitivity'])} of 100 objects{several} and draws "
         f"{wording.figure(test['false_positives'], 'false_positives')} false boxes {wording.one(units)}.",
     ]
 

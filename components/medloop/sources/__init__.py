@@ -50,7 +50,7 @@ class Sample:
     spacing_mm: tuple[float, ...] | None = None  # between rows, between columns; of a volume: between slices first
     split: str | None = None  # train, val or test, where the source has an official split
     mask: np.ndarray | None = None  # (H, W) uint8, 0 for the background, i for the i-th class, or for the finding
-    boxes: tuple[tuple[int, int, int, int], ...] | None = None  # x0, y0, x1, y1 in pixels, ends exclusive
+    boxes: tuple[tuple[float, float, float, float], ...] | None = None  # x0, y0, x1, y1 in pixels, ends exclusive
     rate_hz: float | None = None  # of a signal
     unit: str | None = None  # of the values, e.g. mV
     target: float | None = None  # a number to predict

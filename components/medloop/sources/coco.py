@@ -11,7 +11,7 @@ from pydantic import Field
 from medloop import drawing, folders, imaging, labels, params, regions
 from medloop.drawing import OVERLAP, Overlap
 from medloop.errors import Refused
-from medloop.labels import Patients, Row, Table
+from medloop.labels import Classes, Patients, Row, Table
 from medloop.sources import Item, Sample
 
 Annotations = tuple[tuple[int, Any, Any, bool], ...]  # place of the class, segmentation, bbox, whether it is a crowd
@@ -22,7 +22,7 @@ class Options(params.Section):
 
     annotations: Table = Field(Path("annotations.json"), description="the JSON file, its path below the root")
     images: str = Field("images", min_length=1, description="folder of the images that file_name counts from; .: root")
-    classes: tuple[str, ...] | None = Field(
+    classes: Classes | None = Field(
         None,
         description="categories taken, in label order, others are background; null: all, in the order of their ids",
     )
@@ -45,7 +45,7 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
     for each in content["annotations"]:
         category = _of(each, "category_id", table)
         if category not in numbers:
-            raise Refused(f"{table}: an annotation is of category {category!r}, which `categories` do not list")
+            raise Refused(f"{table}: an annotation is of a category that `categories` do not list")
         there = found.setdefault(_of(each, "image_id", table), [])
         if (place := numbers[category]) is not None:
             there.append((place, each.get("segmentation"), each.get("bbox"), bool(each.get("iscrowd"))))
@@ -92,11 +92,11 @@ def _files(root: Path, options: Options) -> list[str]:
 
 def _read(table: Path) -> dict[str, Any]:
     try:
-        text = table.read_text(encoding="utf-8")
+        text = table.read_text(encoding="utf-8-sig")
         content = json.loads(text) if text.strip() else None
     except FileNotFoundError:
         raise Refused(f"no annotations {table}: ingest.options.coco.annotations names the file") from None
-    except (ValueError, OSError) as error:  # they may quote the file
+    except (ValueError, RecursionError, OSError) as error:  # they may quote the file
         raise Refused(f"{table} is no readable JSON in UTF-8 ({type(error).__name__})") from None
     if content is None:
         raise Refused(f"{table} is empty: it must be a COCO file with images, annotations and categories")
@@ -107,7 +107,7 @@ def _read(table: Path) -> dict[str, Any]:
 
 
 def _classes(content: Mapping[str, Any], options: Options, table: Path) -> tuple[str, ...]:
-    listed = sorted(content["categories"], key=lambda each: _of(each, "id", table))
+    listed = sorted(content["categories"], key=lambda each: _order(_of(each, "id", table)))
     names = [str(_of(each, "name", table)) for each in listed]
     if len(set(names)) < len(names):
         raise Refused(f"{table}: two categories have one name")
@@ -116,6 +116,11 @@ def _classes(content: Mapping[str, Any], options: Options, table: Path) -> tuple
     if unknown := [name for name in options.classes if name not in names]:
         raise Refused(f"{table} has no category {', '.join(unknown)}; it has {', '.join(names)}")
     return options.classes
+
+
+def _order(number: int | str) -> tuple[bool, int | str]:
+    """Return what sorts ids: numbers before texts."""
+    return isinstance(number, str), number
 
 
 def _of(entry: Any, name: str, table: Path) -> Any:
@@ -135,7 +140,7 @@ def _samples(
     if not options.masks:  # a crowd's box is of no one object: COCO ignores it
         annotations = tuple(each for each in annotations if not each[-1])
     if None not in said and tuple(said) != size:
-        raise imaging.Unreadable(f"the annotations are of an image of {said[0]!r} x {said[1]!r}, it has {size}")
+        raise imaging.Unreadable(f"the annotations are of an image of another size than {size}")
     drawn: dict[str, Any] = {"synthetic": synthetic}
     flaws: tuple[str, ...] = ()
     areas = [

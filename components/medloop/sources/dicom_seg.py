@@ -22,6 +22,7 @@ from medloop import drawing, folders, imaging, marks, params, privacy
 from medloop.drawing import OVERLAP, Overlap
 from medloop.errors import Refused
 from medloop.imaging import Unreadable
+from medloop.labels import Classes
 from medloop.sources import Item, Sample
 
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # SEG, label map SEG
@@ -33,7 +34,7 @@ LABEL_MAP = 0  # in place of a segment: the values of the frame are segments
 class Options(params.Section):
     """`ingest.options.dicom_seg:`"""
 
-    classes: tuple[str, ...] = Field(
+    classes: Classes = Field(
         min_length=1, description="SegmentLabel of the segments taken, in label order; others are background"
     )
     overlap: Overlap = Field("refuse", description=f"of segments: {OVERLAP}")
@@ -68,8 +69,9 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
             "ingest.options.dicom_seg.classes must name segments by their SegmentLabel"
         )
     by_image, by_series = defaultdict[str, set[Segmentation]](set), defaultdict[str, set[Segmentation]](set)
+    here = {image for image, _ in images.values()}
     for each in found:
-        for names, index in ((each.images, by_image), (each.series, by_series)):
+        for names, index in ((each.images, by_image), (each.series if each.images & here else (), by_series)):
             for name in names:
                 index[name].add(each)
     used = set[str]()
@@ -136,7 +138,10 @@ def _frames(ds: Dataset) -> Frames:
     """Return which frames are of which image, by its UID and frame, counted from 1."""
     shared = (ds.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     found: Frames = defaultdict(list)
-    for number, own in enumerate(ds.get("PerFrameFunctionalGroupsSequence") or []):
+    segments = {LABEL_MAP, *_labels(ds)}
+    if not ds.get("PerFrameFunctionalGroupsSequence"):
+        raise Unreadable("a segmentation without frames (PerFrameFunctionalGroupsSequence)")
+    for number, own in enumerate(ds.PerFrameFunctionalGroupsSequence):
         derivations = own.get("DerivationImageSequence") or shared.get("DerivationImageSequence") or []
         sources = [source for each in derivations for source in each.get("SourceImageSequence") or []]
         if len(sources) != 1:
@@ -146,6 +151,8 @@ def _frames(ds: Dataset) -> Frames:
         if ds.get("SegmentationType") != "LABELMAP":
             named = own.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence")
             segment = int(named[0].ReferencedSegmentNumber)
+            if segment not in segments:
+                raise Unreadable("a segmentation with a frame of a segment that it does not describe (SegmentSequence)")
         found[str(sources[0].ReferencedSOPInstanceUID), int(frame)].append((number, segment))
     return dict(found)
 

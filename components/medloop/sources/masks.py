@@ -11,14 +11,14 @@ from pydantic import Field, model_validator
 from medloop import drawing, folders, labels, params, privacy
 from medloop.drawing import OVERLAP, Box, Overlap
 from medloop.errors import Refused, some
-from medloop.labels import Patients, Row, Table
+from medloop.labels import Classes, Patients, Row, Table
 from medloop.sources import Item, Sample
 
 
 class Options(params.Section):
     """`ingest.options.masks:`"""
 
-    classes: tuple[str, ...] = Field(min_length=1, description="of the foreground, in the order of their values")
+    classes: Classes = Field(min_length=1, description="of the foreground, in the order of their values")
     layout: Literal["pairs", "objects"] = Field(
         "pairs",
         description="pairs: <images>/NAME.png and <masks>/NAME.png; objects: NAME/<images>/NAME.png and a file for "

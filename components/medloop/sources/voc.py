@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
+from xml.parsers import expat
 
 from pydantic import Field
 
 from medloop import drawing, folders, labels, params
 from medloop.errors import Refused
 from medloop.imaging import Unreadable
-from medloop.labels import Patients, Row, Table
+from medloop.labels import Classes, Patients, Row, Table
 from medloop.manifest import SPLITS
 from medloop.sources import Item, Sample
 
@@ -22,7 +23,7 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 class Options(params.Section):
     """`ingest.options.voc:`"""
 
-    classes: tuple[str, ...] = Field(min_length=1, description="names of objects, in label order")
+    classes: Classes = Field(min_length=1, description="names of objects, in label order")
     annotations: str = Field("Annotations", min_length=1, description="folder of the XML files")
     images: str = Field("JPEGImages", min_length=1, description="folder of the images, which have the names of those")
     image_suffix: str = Field(".jpg", min_length=1, description="of the images")
@@ -130,7 +131,7 @@ def _objects(content: bytes, size: tuple[int, ...], options: Options) -> tuple[l
     """Return x0, y0, x1, y1 of each object, and its name."""
     tree = _tree(content)
     said = [tree.findtext(f"size/{side}") for side in ("height", "width")]
-    if None not in said and [str(side) for side in size] != [str(side).strip() for side in said]:
+    if None not in said and [*map(_number, said)] != [*size]:
         raise Unreadable(f"its annotations are of an image of another size than {size}")
     boxes, names = [], []
     for found in tree.iterfind("object"):
@@ -147,14 +148,31 @@ def _objects(content: bytes, size: tuple[int, ...], options: Options) -> tuple[l
     return boxes, names
 
 
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text or "")
+    except ValueError:
+        return None
+
+
+def _refuse_document_type(content: bytes) -> None:
+    """Raise Unreadable where XML has a document type: it may define entities that grow without end."""
+
+    def refuse(*_: Any) -> None:
+        raise Unreadable("its annotations must be XML without a document type")
+
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = refuse
+    parser.Parse(content, True)
+
+
 def _tree(content: bytes) -> ElementTree.Element:
     if not content.strip():
         raise Unreadable("its annotation file is empty")
-    if b"<!" in content:  # a document type may define entities that grow without end
-        raise Unreadable("its annotations must be XML without a document type")
     try:
+        _refuse_document_type(content)
         tree = ElementTree.fromstring(content)  # noqa: S314  without a document type there are no entities
-    except ElementTree.ParseError:
+    except (expat.ExpatError, ElementTree.ParseError):
         raise Unreadable("its annotations are no XML") from None
     if tree.tag != "annotation":
         raise Unreadable("its annotations must be one <annotation>, as Pascal VOC has them")

@@ -125,6 +125,10 @@ class Job:
         """Return the samples of a split, in the order of the manifest."""
         return self.table[self.table["split"] == split].reset_index(drop=True)
 
+    def notes(self) -> list[str]:
+        """Return what a reader of the report must know of the arrays."""
+        return self.kind.notes(self.table, self.values, self.form) if hasattr(self.kind, "notes") else []
+
     def layers(self, split: str) -> list[Layer]:
         """Return the files that are written block after block."""
         form = self.form
@@ -238,7 +242,7 @@ def _about(job: Job, tables: dict[str, pd.DataFrame], ingested: dict[str, Any]) 
         "groups": groups,
         "patients": patients,
         "rejected": len(ingested["rejected"]),
-        "notes": [*ingested["notes"], *(job.kind.notes(table, job.form) if hasattr(job.kind, "notes") else [])],
+        "notes": [*ingested["notes"], *job.notes()],
         "preprocessing": job.form.preprocessing,
     }
 

@@ -101,7 +101,7 @@ def make(
     return study.outputs(of_model, folder, val), making
 
 
-def _neighbours(made: np.ndarray, images: np.ndarray, val: np.ndarray) -> dict[str, np.ndarray]:
+def _neighbours(made: np.ndarray, images: np.ndarray, val: np.ndarray) -> dict[str, Any]:
     """Return what a study holds of made images' and validation images' nearest train `images`, all (N, H, W, C)."""
     nearest, (known, twice) = memorisation.nearest(made, images), memorisation.among(images)
     copied = np.isin(np.arange(len(made)), memorisation.copies(made, images)[:, 0])
