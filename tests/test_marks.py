@@ -58,6 +58,14 @@ def test_a_marked_picture_carries_both_marks_and_its_own_values(shape):
     assert min(shown(content).shape[:2]) >= answers.SHORTEST_PX
 
 
+def beside_a_letter(pixels):
+    """A strip above the picture, as a screenshot of a viewer has it, with a letter and a stray pixel in it."""
+    wide = np.pad(pixels, ((60, 20), (20, 20)))
+    cv2.putText(wide, "L", (30, 40), cv2.FONT_HERSHEY_SIMPLEX, 1, 255, 2)
+    wide[5, -5] = 255
+    return wide
+
+
 def as_dicom(pixels, bits=12):
     return image.file_of(pixels.astype(np.uint16) * (2**bits // 256), bits)
 
@@ -75,6 +83,8 @@ AGAIN = {
     "turned": lambda p: cv2.imencode(".png", np.ascontiguousarray(np.rot90(p)))[1].tobytes(),
     "framed": lambda p: cv2.imencode(".png", np.pad(p, ((30, 50), (90, 20)), constant_values=128))[1].tobytes(),
     "letterboxed JPEG": lambda p: cv2.imencode(".jpg", np.pad(p, ((0, 0), (80, 80))))[1].tobytes(),
+    "beside a letter": lambda p: cv2.imencode(".png", beside_a_letter(p))[1].tobytes(),
+    "beside a letter, JPEG": lambda p: cv2.imencode(".jpg", beside_a_letter(p))[1].tobytes(),
     "coloured": lambda p: cv2.imencode(".png", cv2.applyColorMap(p, cv2.COLORMAP_JET))[1].tobytes(),
     "noisy": lambda p: cv2.imencode(".png", (p * 0.6 + RANDOM.uniform(0, 90, p.shape)).astype(np.uint8))[1].tobytes(),
 }

@@ -5,7 +5,7 @@ encodes the picture anew, in another format or size, and the frame round the pic
 at once no mark helps that can be seen.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from io import BytesIO
 from typing import Any
 
@@ -19,6 +19,7 @@ from pydicom.uid import ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 from medloop.answers import generation
 
 ALIKE = 0.6  # correlation with the frame, of 92 cells; borders of other images stay below .45
+LITTLE = 0.2  # of what the fullest row or column holds; the frame fills two fifths of its own
 MARGIN = 0.1  # of the range of gray levels: what differs less is of one colour
 ROOT = "1.2.826.0.1.3680043.8.498."  # of UIDs, as pydicom makes them
 
@@ -31,10 +32,10 @@ def in_file(content: bytes) -> bool:
 def in_pixels(pixels: np.ndarray) -> bool:
     """Tell whether pixels (H, W) or (H, W, 3) show the frame, at any size from its own cells on, turned or mirrored.
 
-    It is looked for in each colour, and within a margin of one colour.
+    It is looked for in each colour, and within a margin of one colour, which may hold smaller things beside it.
     """
     layers = [pixels] if pixels.ndim == 2 else [pixels.mean(axis=2, dtype=np.float32), *np.moveaxis(pixels, 2, 0)]
-    return any(_framed(each) for layer in layers for each in (layer, _trimmed(layer)) if each is not None)
+    return any(_framed(each) for layer in layers for each in (layer, *_inside(layer)))
 
 
 def _framed(gray: np.ndarray) -> bool:
@@ -48,13 +49,19 @@ def _framed(gray: np.ndarray) -> bool:
     return any(abs(float(seen @ _unit(way[edge]))) > ALIKE for way in ways)
 
 
-def _trimmed(gray: np.ndarray) -> np.ndarray | None:
-    """Return an image (H, W) without the margin that is like its first pixel; None where it has none."""
+def _inside(gray: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield what lies within the margin of an image (H, W) that is like its first pixel.
+
+    All of it, and what is left without the rows and columns at its ends that hold little: a letter, a stray pixel.
+    """
     other = np.abs(gray.astype(np.float32) - float(gray[0, 0])) > MARGIN * max(float(np.ptp(gray)), 1)
-    rows, columns = np.flatnonzero(other.any(axis=1)), np.flatnonzero(other.any(axis=0))
-    if not len(rows) or (len(rows), len(columns)) == gray.shape:
-        return None
-    return gray[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    filled = [other.sum(axis=axis) for axis in (1, 0)]  # of each row and each column
+    for share in (0, LITTLE):
+        ends = [np.flatnonzero(side > share * side.max()) for side in filled]
+        if all(map(len, ends)):
+            inner = gray[tuple(slice(end[0], end[-1] + 1) for end in ends)]
+            if inner.shape != gray.shape:
+                yield inner
 
 
 def aside(table: pd.DataFrame) -> pd.Series:
