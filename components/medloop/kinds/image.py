@@ -148,7 +148,8 @@ def _lost(rows: pd.DataFrame, values: manifest.Values, size_px: tuple[int, ...])
     for row in manifest.rows(rows):
         instances = values.instances(row)
         whole: Any = values.mask(row) if instances is None else instances
-        before, after = (len(np.unique(each[each > 0])) for each in (whole, imaging.fit_mask(whole, size_px)))
+        fitted = imaging.fit_mask(whole, size_px)
+        before, after = (int(np.count_nonzero(np.bincount(each.ravel())[1:])) for each in (whole, fitted))
         lost, drawn = lost + before - after, drawn + before
     return lost, drawn
 
