@@ -64,6 +64,12 @@ def test_a_section_survives_the_journey_through_json():
 def test_hyper_parameters_of_no_architecture_are_refused():
     wanted = "params.yaml: unknown architecture train.hyper.mlpp; did you mean 'mlp'?"
     assert refusal(train={"hyper": {"mlpp": {"units": [3]}}}) == wanted
+    wanted = "params.yaml: unknown hyper-parameter train.hyper.mlp.unitz; did you mean 'units'?"
+    assert refusal(train={"hyper": {"mlp": {"unitz": [3]}}}) == wanted
+
+
+def test_a_misspelt_task_is_named_before_its_architectures():
+    assert refusal(base={"task": "clasification", "kind": "table"}).startswith("unknown task 'clasification'; known: ")
 
 
 def test_one_architecture_does_not_see_the_hyper_parameters_of_another():

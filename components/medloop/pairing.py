@@ -25,12 +25,13 @@ _SAID = {
 
 
 def check(task: str, kind: str, architectures: Sequence[str] = ()) -> None:
-    """Raise Refused, listing what fits, where a task or an architecture does not take samples of a kind, or where a
-    network does not give what the task needs.
+    """Raise Refused, listing what fits, where there is no such task, where it or an architecture does not take samples
+    of a kind, or where a network does not give what the task needs.
 
-    What does not exist is left to who loads it.
+    An architecture that does not exist is left to who loads it.
     """
-    if task in plugins.names(tasks) and kind not in declared(tasks, task, KINDS, IMAGES):
+    plugins.check(tasks, task)
+    if kind not in declared(tasks, task, KINDS, IMAGES):
         fit = [name for name in plugins.names(tasks) if kind in declared(tasks, name, KINDS, IMAGES)]
         raise Refused(f"task {task} does not take samples of kind {kind}; tasks that do: {_listed(fit)}")
     for architecture in architectures:
@@ -39,7 +40,7 @@ def check(task: str, kind: str, architectures: Sequence[str] = ()) -> None:
                 f"architecture {architecture} does not take samples of kind {kind} (task {task}); architectures that "
                 f"do: {_listed(_fitting(task, kind))}; set train.architectures"
             )
-        if task in plugins.names(tasks) and architecture in plugins.names(models):
+        if architecture in plugins.names(models):
             _check_given(task, kind, architecture)
 
 
@@ -79,6 +80,14 @@ def assigned(package: ModuleType, name: str, constant: str) -> Any:
         if isinstance(node, ast.Assign) and [getattr(target, "id", None) for target in node.targets] == [constant]:
             return ast.literal_eval(node.value)
     return None
+
+
+def hyper_parameters(architecture: str) -> list[str]:
+    """Return what the `build` of an architecture may be given beside the shape of its input and its outputs."""
+    for node in ast.parse(source(models, architecture).read_text()).body:
+        if isinstance(node, ast.FunctionDef) and node.name == "build":
+            return [argument.arg for argument in node.args.kwonlyargs]
+    return []
 
 
 def source(package: ModuleType, name: str) -> Path:

@@ -70,10 +70,15 @@ def look(path: Path, layout: Layout) -> Table:
         raise _unreadable(path, error) from None
     if not table.variables:
         raise Refused(f"{path.name} has no column of values")
+    if "" in table.variables:
+        raise Refused(
+            f"{path.name} has a column without a name, as pandas writes its index: name it, or leave it out, "
+            "leave: ['']"
+        )
     names = set[str]()
-    for name in table.variables:
+    for name in (*table.said, *table.variables):
         if name in names:
-            raise Refused(f"{path.name}: two variables are called {name}: rename one, or name it under leave")
+            raise Refused(f"{path.name}: two columns are called {name}: rename one, or name it under leave")
         names.add(name)
     return replace(table, records=partial(_all, path, table.records))
 
@@ -146,7 +151,10 @@ def _header(path: Path) -> list[str]:
     found = next(lines(path), None)
     if found is None:
         raise Refused(f"{path.name} is empty")
-    return found[1]
+    _, names = found
+    if len(names) == 1 and any(mark in names[0] for mark in "\t;|"):
+        raise Refused(f"{path.name} has one column: cells must stand apart by commas, or in a .tsv by tabs")
+    return names
 
 
 def _below_header(path: Path) -> Iterator[tuple[int, list[str]]]:
@@ -158,9 +166,10 @@ def _below_header(path: Path) -> Iterator[tuple[int, list[str]]]:
 def _parquet(path: Path, layout: Layout) -> Table:
     import pyarrow.parquet as pq
 
-    header = pq.ParquetFile(path).schema_arrow.names
-    said = [name for name in header if name in layout.said]
-    kept = [name for name in header if name not in layout.said and not layout.left(name)]
+    schema = pq.ParquetFile(path).schema_arrow
+    index = (schema.pandas_metadata or {}).get("index_columns", [])  # a name each, or a range: no variables
+    said = [name for name in schema.names if name in layout.said]
+    kept = [name for name in schema.names if name not in (*layout.said, *index) and not layout.left(name)]
 
     def records() -> Iterator[Record]:
         number = 0

@@ -96,7 +96,7 @@ def numbers(cells: Sequence[Any], names: Sequence[str], codes: Mapping[str, Mapp
     """
     values = np.empty(len(names), np.float32)
     for place, (cell, name) in enumerate(zip(cells, names, strict=True)):
-        text = "" if cell is None else str(cell).strip()
+        text = "" if cell is None else str(int(cell) if isinstance(cell, bool) else cell).strip()
         if text.lower() in NO_VALUE:
             values[place] = np.nan
             continue
@@ -104,7 +104,7 @@ def numbers(cells: Sequence[Any], names: Sequence[str], codes: Mapping[str, Mapp
             values[place] = codes[name][text]
             continue
         try:
-            values[place] = float(text)
+            values[place] = float(text.replace("_", " "))  # Python reads 1_0 as 10
         except ValueError:
             raise Unreadable(f"variable {name} is no number") from None
         if not math.isfinite(values[place]):

@@ -106,6 +106,15 @@ def test_blocks_of_neighbouring_windows_are_drawn_together_where_time_is_split(t
     assert index.groupby("block")["sample_id"].nunique().max() == 1
 
 
+def test_beats_of_one_stretch_of_time_are_drawn_together_where_time_is_split(tmp_path):
+    starts = [0, 20, 40, 10]
+    table, facts, values = waves.samples(
+        tmp_path, [np.zeros((10, 1), np.float32)] * 4, in_time=True, start=starts, study_id=["a", "a", "a", "b"]
+    )
+    index = sequence.index(table, sequence.form(table, values, facts, waves.section(block=30)))
+    assert index["block"].tolist() == [0, 0, 1, 2]
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [

@@ -121,6 +121,44 @@ def test_a_gene_that_one_cohort_lacks_is_refused_or_left_out_of_all(tmp_path):
     assert matrix(found).tolist() == [[1, 21], [2, 22], [13, 3], [14, 4]]
 
 
+def test_cohorts_in_folders_may_call_their_files_the_same(tmp_path):
+    for folder, names in (("A", "label,g1,g2"), ("B", "label,g1")):
+        (tmp_path / folder).mkdir()
+        values = ",".join("1" * names.count(","))
+        (tmp_path / folder / "d.csv").write_text(f"{names}\nwell,{values}\nill,{values}\n")
+    files = [{"path": "A/d.csv"}, {"path": "B/d.csv"}]
+    with pytest.raises(Refused, match=r"variable g2 of A/d\.csv is not in B/d\.csv"):
+        read(tmp_path, files=files, label="label")
+    found, facts = read(tmp_path, files=files, label="label", unequal="common", one_each=True)
+    assert facts["variables"] == ("g1",)
+    assert len({sample.key for sample in found}) == len({sample.patient_id for sample in found}) == 4
+    with pytest.raises(Refused, match="one file may stand in files once"):
+        read(tmp_path, files=[files[0]] * 2, label="label")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (",g1,label\n0,1,well\n", "has a column without a name, as pandas writes its index"),
+        ("label,g1,label\nill,1,well\n", "two columns are called label"),
+        ("label;g1\nill;1\n", "has one column: cells must stand apart by commas, or in a .tsv by tabs"),
+        ("label\tg1\nill\t1\n", "has one column: cells must stand apart by commas"),
+    ],
+)
+def test_columns_that_cannot_be_told_apart_are_refused(tmp_path, text, said):
+    (tmp_path / "d.csv").write_text(text)
+    with pytest.raises(Refused, match=said):
+        read(tmp_path, files=[{"path": "d.csv"}], label="label")
+
+
+def test_an_index_of_pandas_is_no_variable_and_truth_is_a_number(tmp_path):
+    frame = pd.DataFrame({"label": ["ill", "well"], "g1": [1.0, 2.0], "smoker": [True, False]}, index=[7, 9])
+    frame.to_parquet(tmp_path / "d.parquet")
+    found, facts = read(tmp_path, files=[{"path": "d.parquet"}], label="label")
+    assert facts["variables"] == ("g1", "smoker")
+    np.testing.assert_array_equal(matrix(found), [[1, 1], [2, 0]])
+
+
 def broken(rows, what):
     if what == "twice":
         return [*rows, rows[3]]

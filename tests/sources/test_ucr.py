@@ -18,7 +18,7 @@ def lines(count, seed=0):
 
 
 def test_train_alone_leaves_the_sides_to_their_content(tmp_path):
-    (tmp_path / "Toy_TRAIN.txt").write_text(lines(9))
+    (tmp_path / "Toy_TRAIN.txt").write_text("\ufeff" + lines(9))
     found = read(tmp_path, classes={"1": "normal", "2": "other", "3": "other"})
     assert [each.label for each in found] == ["normal", "other", "other"] * 3
     assert {(each.split, each.patient_id, each.values.shape, each.values.dtype.name) for each in found} == {

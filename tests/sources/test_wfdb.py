@@ -71,7 +71,11 @@ def test_records_of_one_patient_count_as_one(tmp_path):
     for seed, name in enumerate(("201", "202", "203")):
         waves.record(tmp_path, name, moments=300, seed=seed)
     assert [each.patient_id for each in read(tmp_path)] == ["201", "202", "203"]
-    assert [each.patient_id for each in read(tmp_path, patients={"203": "p", "201": "p"})] == ["p", "202", "p"]
+    (tmp_path / "who.csv").write_text("path,patient_id\n203,p\n202,\n201,p\nanother,q\n")
+    assert [each.patient_id for each in read(tmp_path, patients="who.csv")] == ["p", "202", "p"]
+    (tmp_path / "who.csv").write_text("path,patient_id\n203,p\n201,p\n")
+    with pytest.raises(Refused, match="1 of 3"):
+        read(tmp_path, patients="who.csv")
     assert [each.patient_id for each in read(tmp_path, name="mitbih")] == ["201", "201", "203"]
     assert "counts as a patient of its own" in wfdb.notes(wfdb.Options())[0]
     assert "counts as a patient of its own" not in wfdb.notes(wfdb.Options(name="mitbih"))[0]

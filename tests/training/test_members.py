@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 
 from medloop.errors import Refused
-from medloop.kinds import image
+from medloop.kinds import image, table
 from medloop.params import Train
 from medloop.training import data, members
 
@@ -16,7 +16,8 @@ def split(labels, patients, first=0):
     """Images of two pixels that hold each its own number."""
     number = np.arange(first, first + len(labels))
     images = np.stack([number // 256, number % 256], axis=1).astype(np.uint8).reshape(-1, 1, 2, 1)
-    index = pa.table({"sample_id": [f"s{i}" for i in number], "patient_id": pa.array(patients, pa.string())})
+    columns = {"sample_id": [f"s{i}" for i in number], "content_sha256": [f"{i:064x}" for i in number]}
+    index = pa.table(columns | {"patient_id": pa.array(patients, pa.string())})
     return data.Split(images, np.asarray(labels, np.int32), index, image)
 
 
@@ -44,13 +45,24 @@ def test_copies_of_one_picture_share_a_fold_whoever_they_are_of():
     pictures = random.integers(0, 256, (40, 28, 28, 1), dtype=np.uint8)
     images = np.concatenate([pictures, np.flip(pictures, axis=2)])  # each a second time, mirrored
     labels = np.tile(np.arange(40) % 2, 2).astype(np.int32)
-    index = pa.table({"sample_id": [f"s{i}" for i in range(80)], "patient_id": pa.nulls(80, pa.string())})
+    columns = {"sample_id": [f"s{i}" for i in range(80)], "content_sha256": [f"{i:064x}" for i in range(80)]}
+    index = pa.table(columns | {"patient_id": pa.nulls(80, pa.string())})
     together = data.Split(images, labels, index, image)
     fold = members.dealt(together, 4, seed=1)
     np.testing.assert_array_equal(fold[:40], fold[40:])
     assert np.bincount(fold).tolist() == [20] * 4
     apart = members.dealt(replace(together, inputs=images[:, :20, :20]), 4, seed=1)  # too small to tell
     assert (apart[:40] != apart[40:]).any()
+
+
+def test_what_holds_the_same_shares_a_fold_of_every_kind():
+    digests = [f"{number // 2:064x}" for number in range(40)]
+    columns = {"sample_id": [f"s{i}" for i in range(40)], "content_sha256": digests}
+    index = pa.table(columns | {"patient_id": pa.nulls(40, pa.string())})
+    values = np.zeros((40, 5), np.float32)
+    fold = members.dealt(data.Split(values, np.arange(40, dtype=np.int32) // 2 % 2, index, table), 5, seed=0)
+    np.testing.assert_array_equal(fold[::2], fold[1::2])
+    assert set(fold) == set(range(5))
 
 
 def test_synthetic_images_are_refused_in_folds(arrays):

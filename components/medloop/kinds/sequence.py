@@ -126,15 +126,19 @@ def index(rows: pd.DataFrame, form: Form) -> pd.DataFrame:
     """
     number = counts(rows, form)
     known = rows.iloc[np.repeat(np.arange(len(rows)), number)][INDEX].reset_index(drop=True)
-    if not form.preprocessing["windows"]:
-        return known
+    block, start = form.preprocessing["block"], rows["start"].fillna(0).to_numpy(np.int64)
+    if not form.preprocessing["windows"]:  # beats, say, of recordings that are cut in time
+        return known.assign(block=_blocks_of(rows["study_id"], start // block)) if block else known
     within = np.concatenate([np.arange(n) for n in number]) * form.preprocessing["stride"]
-    begin = within + np.repeat(rows["start"].fillna(0).to_numpy(np.int64), number)
-    known = known.assign(start=begin)
-    if block := form.preprocessing["block"]:
-        sample = np.repeat(np.arange(len(rows)), number)
-        known["block"] = pd.factorize(sample * (2**32) + within // block)[0]
+    known = known.assign(start=within + np.repeat(start, number))
+    if block:
+        known["block"] = _blocks_of(np.repeat(np.arange(len(rows)), number), within // block)
     return known
+
+
+def _blocks_of(recording: Any, number: np.ndarray) -> np.ndarray:
+    """Return the block (N,) of each place, by its recording (N,) and the number (N,) of its block there."""
+    return pd.factorize(pd.factorize(recording)[0] * (2**32) + number)[0]
 
 
 def arrays(rows: pd.DataFrame, values: manifest.Values, form: Form) -> Iterator[memoryview]:

@@ -62,9 +62,12 @@ def check(content: dict[str, Any], *, where: str) -> Params:
     """Return `content` as parameters; raise Refused, naming the keys in `where` that do not fit, or fit each other."""
     found = checked(Params, content, where=where)
     pairing.check(found.base.task, found.base.kind, found.train.architectures)
-    for name in found.train.hyper:
+    for name, chosen in found.train.hyper.items():
         if name not in (known := plugins.names(models)):
             raise Refused(f"{where}: unknown architecture train.hyper.{name}{hint(name, known)}")
+        for key in chosen:
+            if key not in (known := pairing.hyper_parameters(name)):
+                raise Refused(f"{where}: unknown hyper-parameter train.hyper.{name}.{key}{hint(key, known)}")
     return found
 
 

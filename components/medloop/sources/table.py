@@ -71,6 +71,8 @@ class Options(params.Section):
 
     @model_validator(mode="after")
     def _one_answer(self) -> "Options":
+        if len({file.path for file in self.files}) < len(self.files):
+            raise ValueError("one file may stand in files once")
         if sum(each is not None for each in (self.label, self.labels, self.target)) != 1:
             raise ValueError("one of label, labels and target must say what is to be told")
         if (self.labels or self.patient) and not (self.id or self.variable):
@@ -117,7 +119,7 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
         for place, said, values in table.records():
             known = _known(said, place, file, options, answers)
             if known.key in seen:
-                raise Refused(f"{file.path.name}, {place}: a second record with the same name")
+                raise Refused(f"{file.path}, {place}: a second record with the same name")
             seen.add(known.key)
             chosen = values if whole else [values[i] for i in places]
             yield Item(known.key, partial(_samples, known, chosen, names if _has_text(chosen) else (), options))
@@ -170,7 +172,7 @@ def _found(root: Path, path: Path, options: Options) -> Path:
 
 def _variables(root: Path, options: Options) -> tuple[str, ...]:
     """Return the variables in the order of the first file; raise Refused where a file lacks one that may not lack."""
-    found = {file.path.name: _look(root, file, options).variables for file in options.files}
+    found = {str(file.path): _look(root, file, options).variables for file in options.files}
     (first, names), *others = found.items()
     for file, own in others:
         for here, there, inside, outside in ((names, own, first, file), (own, names, file, first)):
@@ -208,12 +210,12 @@ def _labels(root: Path, options: Options) -> Mapping[str, str] | None:
 def _known(
     said: Mapping[str, str], place: str, file: File, options: Options, answers: Mapping[str, str] | None
 ) -> _Known:
-    where = f"{file.path.name}, {place}"
+    where = f"{file.path}, {place}"
     name = said.get(options.variable or options.id or "")
     name = None if name is None else _plain(name)
     if name == "":
         raise Refused(f"{where}: the record has no name")
-    own = name or (place if options.one_each else None)
+    own = name or (where if options.one_each else None)
     patient = _plain(said.get(options.patient, "")) if options.patient else own
     if answers is not None and name not in answers:
         raise Refused(f"{where}: the record has no label in {options.labels and options.labels.path.name}")
@@ -221,7 +223,7 @@ def _known(
     if answer is None or _missing(answer, options):
         raise Refused(f"{where}: the cell of the {'target' if options.target else 'label'} is empty")
     site = said.get(options.site) if options.site else file.site
-    key = name or f"{file.path.name}/{place}"
+    key = name or f"{file.path}/{place}"
     split: str | None = file.split
     if split == "train" and _share(patient or key) < options.val:
         split = "val"

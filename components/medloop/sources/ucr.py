@@ -81,7 +81,7 @@ def _file(folder: Path, stem: str) -> Path | None:
 def _lines(path: Path) -> list[str]:
     content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     try:
-        return [line for line in content.decode().splitlines() if line.strip()]
+        return [line for line in content.decode("utf-8-sig").splitlines() if line.strip()]
     except UnicodeDecodeError:
         raise Refused(f"{path.name} is no text: wanted a line a sequence, its class first, then its values") from None
 

@@ -17,8 +17,9 @@ import numpy as np
 import wfdb
 from pydantic import Field, model_validator
 
-from medloop import params, privacy
+from medloop import labels, params, privacy
 from medloop.errors import Refused, some
+from medloop.labels import Table
 from medloop.sources import Item, Sample
 
 KIND = "sequence"
@@ -37,7 +38,11 @@ class Options(params.Section):
     """`ingest.options.wfdb:`"""
 
     name: str | None = Field(None, description="subfolder of $MEDLOOP_DATA with the records, e.g. mitbih")
-    records: tuple[str, ...] = Field((), description="names of the records, without suffix; none: all of the folder")
+    records: tuple[str, ...] = Field(
+        (),
+        description="names of the records, without suffix; none: all of the folder. They stand in lineages and on the "
+        "tracking server: name none that is called by a patient",
+    )
     leads: tuple[str, ...] = Field((), description="names of the signals, e.g. MLII; none: all")
     use: Literal["signal", "beats"] = Field("signal", description="beats: a sample for each annotated heartbeat")
     before: int = Field(90, ge=0, description="moments of a beat before its annotation")
@@ -45,8 +50,10 @@ class Options(params.Section):
     classes: dict[str, str] = Field(
         AAMI, description="of beats: class by the symbol of the annotation; others are left"
     )
-    patients: dict[str, str] = Field(
-        {}, description="patient by record, where one patient has several; of `name: mitbih` it is known"
+    patients: Table | None = Field(
+        None,
+        description="CSV beside the records with path (a record's name) and patient_id, where one patient has several; "
+        "of `name: mitbih` it is known",
     )
     in_time: bool | None = Field(None, description="cut every record in time; null: where `records` names one")
     val: float = Field(0.15, gt=0, lt=1, description="share of a record that is cut in time")
@@ -71,8 +78,9 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
     if options.use == "beats":
         remedy = "leave them out (ingest.options.wfdb.records), or set ingest.options.wfdb.use: signal"
         _check_files(folder, names, ".atr", "annotations", f"get them, {remedy}")
+    whose = _patients(folder, names, options)
     for name in names:
-        yield Item(name, partial(_samples, folder / name, name, options, _cut(options, names)))
+        yield Item(name, partial(_samples, folder / name, whose[name], options, _cut(options, names)))
 
 
 def total(root: Path, options: Options) -> int:
@@ -130,15 +138,25 @@ def _cut(options: Options, names: list[str]) -> bool:
     return split_in_time(options)
 
 
-def _samples(path: Path, name: str, options: Options, in_time: bool) -> Iterator[Sample]:
+def _patients(folder: Path, names: list[str], options: Options) -> dict[str, str]:
+    """Return whose each record is."""
+    if options.patients is None:
+        return {name: SAME.get(options.name or "", {}).get(name, name) for name in names}
+    rows = labels.read(folder / options.patients, "path", labelled=False)
+    known = {name: rows[name] for name in names if name in rows}
+    labels.match({name: name for name in names}, known, folder / options.patients)
+    return {name: row.patient_id or name for name, row in known.items()}
+
+
+def _samples(path: Path, patient: str, options: Options, in_time: bool) -> Iterator[Sample]:
+    name = path.name
     record = wfdb.rdrecord(str(path), channel_names=list(options.leads) or None)
     if missing := [lead for lead in options.leads if lead not in (record.sig_name or [])]:
         raise Refused(f"the record has no lead {', '.join(missing)}")
     if len(set(record.units)) > 1:
         raise Refused("the record has leads of several units: choose those of one (ingest.options.wfdb.leads)")
     values = np.ascontiguousarray(record.p_signal, np.float32)  # (T, C)
-    whose = {**SAME.get(options.name or "", {}), **options.patients}
-    known = {"patient_id": whose.get(name, name), "study_id": name, "modality": "ECG", **_person(record.comments or [])}
+    known = {"patient_id": patient, "study_id": name, "modality": "ECG", **_person(record.comments or [])}
     known |= {"rate_hz": float(record.fs), "unit": record.units[0]}
     stretches = _stretches(len(values), options) if in_time else [(None, 0, len(values))]
     if options.use == "signal":

@@ -85,9 +85,9 @@ def whole(arrays: Arrays) -> Split:
 def dealt(together: Split, folds: int, seed: int) -> np.ndarray:
     """Return the fold (N,) of each sample: a patient's samples share one, and each fold has its share of every class.
 
-    A sample whose patient is unknown counts as a patient of its own, and patients who share a picture as one. A sample
-    with several labels counts for the rarest of them; a mask has the labels of its pixels, an image with boxes those of
-    its boxes.
+    A sample whose patient is unknown counts as a patient of its own, and patients who share a sample, or of images a
+    near copy, as one. A sample with several labels counts for the rarest of them; a mask has the labels of its pixels,
+    an image with boxes those of its boxes.
 
     Raises:
         Refused: a class has fewer patients than there are folds.
@@ -110,14 +110,21 @@ def _patients(together: Split) -> list[str]:
     """Return a name (N,) for whom each sample is of."""
     known = zip(together.index["patient_id"].to_pylist(), together.index["sample_id"].to_pylist(), strict=True)
     names = [f"sample {sample}" if patient is None else f"patient {patient}" for patient, sample in known]
-    if not hasattr(together.kind, "copies"):
-        return names
     own, place = np.unique(names, return_inverse=True)
-    pairs = place[together.kind.copies(together.inputs)]
+    alike = [_identical(together.index)]
+    if hasattr(together.kind, "copies"):
+        alike.append(together.kind.copies(together.inputs))
+    pairs = place[np.concatenate(alike)]
     shared = coo_matrix((np.ones(len(pairs)), pairs.T), (len(own), len(own)))
     group = connected_components(shared, directed=False)[1][place]
     _, first = np.unique(group, return_index=True)
     return [names[first[each]] for each in group]
+
+
+def _identical(index: pa.Table) -> np.ndarray:
+    """Return pairs (P, 2) of places that hold the same: each with the first that does."""
+    _, first, which = np.unique(index["content_sha256"].to_numpy(), return_index=True, return_inverse=True)
+    return np.stack([first[which], np.arange(len(which))], axis=1)
 
 
 def _classes(labels: np.ndarray) -> np.ndarray:
