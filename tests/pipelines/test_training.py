@@ -37,7 +37,7 @@ def container(spec, task):
 
 
 def test_each_display_name_trains_its_own_architecture(tmp_path):
-    hyper = {"cnn": {"dense": 64}, "lstm": {"units": 20}}
+    hyper = {"cnn": {"units": 64}, "lstm": {"units": 20}}
     spec, _ = compiled(tmp_path, train={"architectures": ARCHITECTURES, "hyper": hyper})
     found = {
         name: (argument(task)["section"]["architectures"], argument(task)["section"]["hyper"])
@@ -45,7 +45,7 @@ def test_each_display_name_trains_its_own_architecture(tmp_path):
         if name.startswith("train")
     }
     assert found == {
-        "train-cnn": (["cnn"], {"cnn": {"dense": 64}}),
+        "train-cnn": (["cnn"], {"cnn": {"units": 64}}),
         "train-lstm": (["lstm"], {"lstm": {"units": 20}}),
         "train-attention": (["attention"], {}),
     }
