@@ -81,6 +81,10 @@ def test_learning_curves_have_a_line_for_each_architecture():
     assert gate.lines[1].get_ydata() == pytest.approx([0.7, 0.9])
     assert loss.lines[0].get_ydata() == pytest.approx([1.1, 0.7])
     assert loss.lines[1].get_ydata() == pytest.approx([1.0, 0.5])
+    assert {line.get_marker() for line in (*gate.lines, *loss.lines)} == {"None"}
+    one = {"cnn": HISTORY[:1]}  # a line of one epoch would not be seen
+    drawn = [*plots.learning_gate(one, "auc").axes[0].lines, *plots.learning_loss(one).axes[0].lines]
+    assert {line.get_marker() for line in drawn} == {"o"}
 
 
 def test_figures_are_the_same_bytes_whatever_the_users_style(monkeypatch):

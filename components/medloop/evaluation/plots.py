@@ -48,8 +48,8 @@ def learning_loss(histories: Mapping[str, pd.DataFrame]) -> Figure:
     figure, axes = _by_epoch("Loss", "Learning curves: loss")
     for name, history in histories.items():
         epochs = np.arange(1, len(history) + 1)
-        (line,) = axes.plot(epochs, history["val_loss"], label=f"{name}, validation")
-        axes.plot(epochs, history["loss"], color=line.get_color(), linestyle=":", label=f"{name}, train")
+        (line,) = axes.plot(epochs, history["val_loss"], _alone(history), label=f"{name}, validation")
+        axes.plot(epochs, history["loss"], f":{_alone(history)}", color=line.get_color(), label=f"{name}, train")
     axes.legend()
     return figure
 
@@ -59,9 +59,14 @@ def learning_gate(histories: Mapping[str, pd.DataFrame], gate: str) -> Figure:
     name = wording.NAMES.get(gate, gate)
     figure, axes = _by_epoch(name, f"{name} on validation data")
     for architecture, history in histories.items():
-        axes.plot(np.arange(1, len(history) + 1), history[f"val_{gate}"], label=architecture)
+        axes.plot(np.arange(1, len(history) + 1), history[f"val_{gate}"], _alone(history), label=architecture)
     axes.legend()
     return figure
+
+
+def _alone(history: pd.DataFrame) -> str:
+    """Return how a curve is drawn: one epoch as a point, for it makes no line."""
+    return "o" if len(history) == 1 else ""
 
 
 def ranking(found: Mapping[str, Any]) -> Figure:
