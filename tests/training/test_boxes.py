@@ -19,6 +19,7 @@ def split(seed):
     pixels, found = box_images.images((40, 40), COUNT, seed)
     index = {
         "sample_id": [f"{seed}-{i}" for i in range(COUNT)],
+        "content_sha256": [f"{seed}{i:063x}" for i in range(COUNT)],
         "patient_id": [f"{seed}-p{i // 2}" for i in range(COUNT)],
     }
     return data.Split(pixels[..., None], box_images.packed(found), pa.table(index), image)
