@@ -15,6 +15,9 @@ for _switch, _value in {
 }.items():
     os.environ.setdefault(_switch, _value)
 
+# Arrow keeps what it lets go of to itself: a table that became one of pandas is in memory twice.
+os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+
 # After 700 new objects Python looks for garbage in cycles: a fifth of the seconds that TensorFlow's import takes.
 if 0 < gc.get_threshold()[0] < 10_000:
     gc.set_threshold(10_000)

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
@@ -75,6 +76,11 @@ class Growing:
         """Return all rows."""
         self._take()
         return pa.concat_tables(self._parts)
+
+    def frame(self) -> pd.DataFrame:
+        """Return all rows, which are let go of here."""
+        table, self._parts = self.table(), []
+        return table.to_pandas(integer_object_nulls=True, split_blocks=True, self_destruct=True)
 
     def _take(self) -> None:
         self._parts.append(pa.Table.from_pylist(self._waiting, self._schema))

@@ -202,12 +202,13 @@ def _check_key(samples: Path, pseudonyms: privacy.Pseudonyms) -> None:
 def _finish(packed: packing.Packed, job: Job, said: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """Judge what was packed, write its manifest and report to `folder`, and return the report."""
     section = job.section
-    table, official = packed.samples.table().to_pandas(integer_object_nulls=True), _official(packed)
+    table, official = packed.samples.frame(), _official(packed)
     privacy.list_samples(zip(table["sample_id"], packed.keys, strict=True))
     _refuse_synthetic(packed, table)
     pairs = leaks.find(table, manifest.Values(folder), section.leak_thresholds, job.base.kind)
     dropped = _leave_out(pairs, packed, table, job)
-    table = table[~table["sample_id"].isin(dropped)].reset_index(drop=True)
+    if dropped:
+        table = table[~table["sample_id"].isin(dropped)].reset_index(drop=True)
     facts = manifest.Facts(
         classes=classes.found(job.source, job.options, section, table, said),
         source=section.source,
