@@ -65,7 +65,9 @@ def test_a_report_says_what_it_is_of_and_holds_the_boxes(source):
 
 
 def test_with_a_pseudonym_nothing_tells_of_the_patient(source):
+    source.StudyDate = source.ContentDate = "20200102"
     content = boxes.dicom_sr(source, ROWS, CLASSES, pseudonym="b5c1", frame=0)
+    assert b"20200102" not in content
     assert support.CANARY.encode() not in content
     ds = pydicom.dcmread(BytesIO(content))
     assert (ds.PatientID, ds.PatientName, ds.PatientBirthDate) == ("b5c1", "b5c1^", "")

@@ -128,8 +128,8 @@ def by_boxes(mask: np.ndarray, boxes: Sequence[Box]) -> tuple[np.ndarray, tuple[
     """
     nearest = np.full(mask.shape, np.inf)
     instances = np.zeros(mask.shape, np.uint16)
-    for number, (left, top, right_end, bottom) in enumerate(boxes, 1):
-        x0, y0, x1, y1 = int(left), int(top), math.ceil(right_end), math.ceil(bottom)
+    for number, box in enumerate(boxes, 1):
+        x0, y0, x1, y1 = *map(math.floor, box[:2]), *map(math.ceil, box[2:])
         here = slice(y0, y1), slice(x0, x1)
         down = (np.arange(y0, y1) + 0.5 - (y0 + y1) / 2) / (y1 - y0)
         right = (np.arange(x0, x1) + 0.5 - (x0 + x1) / 2) / (x1 - x0)

@@ -24,6 +24,7 @@ from mlflow.artifacts import download_artifacts
 
 from laptop import COMMAND, Laptop, folder
 from medloop import cli, params, provenance
+from medloop.backup import making
 from medloop.errors import Refused
 from medloop.operations.promote import promote
 from medloop.stack import postgres, settings
@@ -285,6 +286,12 @@ def test_a_changed_record_and_a_missing_file_are_refused(story, monkeypatch, tmp
     next((tmp_path / "missing/files").iterdir()).unlink()
     assert "cannot be read: No such file" in run("backups", tmp_path / "missing", "--verify").stderr
     assert "has no backup never" in run("restore", story.backups, "--backup", "never").stderr
+
+
+def test_a_backup_is_called_by_a_later_second_than_the_last(monkeypatch):
+    seconds = iter(["20261128T013156Z"] * 3 + ["20261128T013157Z"] * 2)
+    monkeypatch.setattr(making.time, "strftime", lambda *_: next(seconds))
+    assert making._made(["20261128T013156Z-742bef991393e728"]) == "20261128T013157Z"
 
 
 def test_old_backups_are_forgotten(story, monkeypatch, tmp_path):

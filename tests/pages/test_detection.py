@@ -45,6 +45,15 @@ def test_figures_and_words_speak_of_every_class_and_metric():
     assert page.broken({"test": {"map_50": {"value": 0.0}}}) == "No box is right: something is wrong with the model."
 
 
+@pytest.mark.parametrize(
+    ("classes", "said"), [(["a"], "of 100 objects, and"), (["a", "b"], "in the mean over classes")]
+)
+def test_what_a_reader_sees_first_says_whether_a_share_is_a_mean_over_classes(classes, said):
+    metrics = {"test": {name: {"value": 0.5, "low": 0.4, "high": 0.6} for name in box_measures.METRICS}}
+    [_, found] = page.outcome(metrics, CARD | {"classes": classes})
+    assert said in found
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_an_overlay_draws_true_right_and_wrong_boxes(channels):
     pixels = np.random.default_rng(0).integers(0, 9, (64, 64, channels), np.uint8)

@@ -116,6 +116,13 @@ def test_boxes_are_kept_to_a_part_of_a_pixel(root):
     assert list(rows[1].boxes[2]) == [30.25, 10.5, 33.5, 13.75]
 
 
+def test_ids_of_categories_may_be_numbers_and_texts(root):
+    content = read(root)
+    content["categories"].append({"id": "1", "name": "third"})
+    write(root, content)
+    assert run(root)[1].classes == ("nodule", "vessel", "third")
+
+
 @pytest.mark.parametrize("classes", [["vessel", "vessel"], ["vessel", " "]])
 def test_classes_have_names_that_differ(root, classes):
     with pytest.raises(Refused, match="classes must have names that differ, none of them empty"):

@@ -159,6 +159,13 @@ def test_an_index_of_pandas_is_no_variable_and_truth_is_a_number(tmp_path):
     np.testing.assert_array_equal(matrix(found), [[1, 1], [2, 0]])
 
 
+@pytest.mark.parametrize("cell", ["1_0", "ten", "inf"])
+def test_text_that_is_no_number_is_refused_as_python_would_not(tmp_path, cell):
+    (tmp_path / "d.csv").write_text(f"label,g1\nwell,{cell}\n")
+    with pytest.raises(ValueError, match=r"variable g1 is no (finite )?number"):
+        read(tmp_path, files=[{"path": "d.csv"}], label="label")
+
+
 def broken(rows, what):
     if what == "twice":
         return [*rows, rows[3]]

@@ -138,7 +138,7 @@ def _frames(ds: Dataset) -> Frames:
     """Return which frames are of which image, by its UID and frame, counted from 1."""
     shared = (ds.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
     found: Frames = defaultdict(list)
-    segments = {LABEL_MAP, *_labels(ds)}
+    described = _labels(ds)
     if not ds.get("PerFrameFunctionalGroupsSequence"):
         raise Unreadable("a segmentation without frames (PerFrameFunctionalGroupsSequence)")
     for number, own in enumerate(ds.PerFrameFunctionalGroupsSequence):
@@ -151,7 +151,7 @@ def _frames(ds: Dataset) -> Frames:
         if ds.get("SegmentationType") != "LABELMAP":
             named = own.get("SegmentIdentificationSequence") or shared.get("SegmentIdentificationSequence")
             segment = int(named[0].ReferencedSegmentNumber)
-            if segment not in segments:
+            if segment not in described:
                 raise Unreadable("a segmentation with a frame of a segment that it does not describe (SegmentSequence)")
         found[str(sources[0].ReferencedSOPInstanceUID), int(frame)].append((number, segment))
     return dict(found)
