@@ -184,6 +184,11 @@ def test_a_dicom_file_gets_a_segmentation_that_refers_to_it_and_names_nobody(loo
     said = predict(BASE, source=folder, output=tmp_path / "out.parquet")
     assert "without a DICOM segmentation: the image lacks SeriesInstanceUID" in said
     assert said.endswith("must refer (1)")
+    (folder / "empty.png").touch()
+    with pytest.raises(
+        Refused, match=r"1 of 6 images could not .*out2_masks; without a DICOM segmentation: the image lacks"
+    ):
+        predict(BASE, source=folder, output=tmp_path / "out2.parquet")
     table = pd.read_parquet(tmp_path / "out.parquet")
     found = {path.stem: pydicom.dcmread(path) for path in (tmp_path / "out_masks").glob("*.dcm")}
     refers = [ds.ReferencedSeriesSequence[0].ReferencedInstanceSequence[0] for ds in found.values()]
