@@ -14,11 +14,11 @@ from pathlib import Path
 import botocore.auth
 import pytest
 
+import weed
 from laptop import folder
 from medloop import lease, s3_json, turn
 from medloop.errors import Conflict, Refused, Unreachable
-from medloop.stack import seaweed, settings
-from medloop.stack.process import Process
+from medloop.stack import settings
 
 SHORT = 2.0  # seconds that a lease lasts here
 
@@ -54,22 +54,8 @@ for _ in range(5):
 def storage() -> Iterator[settings.Settings]:
     """An S3 server alone."""
     with folder() as path:
-        settings.open_folder(path / "stack")
-        made = settings.settle(path / "stack", {})
-        part = seaweed.part(made)
-        process = Process(made.folder, part.name)
-        part.folder.mkdir()
-        part.prepare()
-        process.start(part.command, part.env, part.folder)
-        try:
-            deadline = time.monotonic() + 60
-            while part.answers() is not None:
-                assert time.monotonic() < deadline, process.last_lines()
-                time.sleep(0.1)
-            part.finish()
+        with weed.started(path / "stack") as made:
             yield made
-        finally:
-            process.stop(part.stop)
 
 
 @pytest.fixture

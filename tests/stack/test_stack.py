@@ -8,6 +8,7 @@ import socket
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from http.client import HTTPConnection, HTTPException
@@ -27,7 +28,7 @@ from medloop import lease, params
 from medloop.errors import Refused
 from medloop.operations.promote import promote
 from medloop.operations.rollback import rollback
-from medloop.stack import postgres, process, settings
+from medloop.stack import postgres, process, seaweed, settings
 from medloop.tracking import registry
 from medloop.tracking.connection import server
 from toy_registry import Toy, registered
@@ -140,6 +141,23 @@ def test_what_one_part_kept_survives_its_being_killed(laptop):
     assert s3().get_object(Bucket="dvc", Key="kept")["Body"].read() == b"through it all"
     told = laptop.run("status")
     assert (told.returncode, [line.split()[-1] for line in told.stdout.splitlines()]) == (0, ["up"] * 3)
+
+
+def test_s3_is_ready_once_its_volumes_are_announced(laptop, tmp_path):
+    own = settings.read(laptop.folder)
+    assert seaweed.part(own).answers() is None
+    http, grpc = settings.free_port(), settings.free_port()
+    options = [f"-mdir={tmp_path}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-port={http}", f"-port.grpc={grpc}"]
+    master = subprocess.Popen([seaweed.part(own).command[0], "master", *options], stderr=subprocess.DEVNULL)
+    try:
+        empty = seaweed.part(settings.Settings(own.folder, own.values | {f"{settings.PORT}MASTER": str(http)}))
+        deadline = time.monotonic() + 60
+        while "refused" in (silence := empty.answers()) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert silence == "its volumes have not been announced"
+    finally:
+        master.kill()
+        master.wait()
 
 
 def test_what_was_logged_survives_the_database_being_killed(laptop):

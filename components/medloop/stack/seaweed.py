@@ -5,12 +5,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import requests
+
 from medloop.errors import Refused
 from medloop.stack.part import Part
 from medloop.stack.settings import BUCKETS, HOST, Settings
 
 SIGNING = ("JWT_SIGNING", "JWT_SIGNING_READ", "JWT_FILER_SIGNING", "JWT_FILER_SIGNING_READ")
 VOLUME_MB, VOLUMES = 256, 4000  # a bucket takes seven volumes at its first object: there must be room for many
+ANSWER_SECONDS = 10.0
 INTERNAL = ("s3_grpc", "master", "master_grpc", "volume", "volume_grpc", "filer", "filer_grpc", "admin", "admin_grpc")
 
 
@@ -66,13 +69,15 @@ def _binary() -> str:
 
 
 def _answers(settings: Settings) -> str | None:
+    """Tell why objects cannot be read yet: names are known seconds before the volumes that hold what they name."""
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
         _client(settings).list_buckets()
-    except (BotoCoreError, ClientError) as error:
+        status = requests.get(f"{settings.url('master')}/dir/status", timeout=ANSWER_SECONDS).json()
+    except (BotoCoreError, ClientError, requests.RequestException) as error:
         return str(error)
-    return None
+    return None if status.get("Topology", {}).get("DataCenters") else "its volumes have not been announced"
 
 
 def _buckets(settings: Settings) -> None:
