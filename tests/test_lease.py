@@ -53,9 +53,8 @@ for _ in range(5):
 @pytest.fixture(scope="module")
 def storage() -> Iterator[settings.Settings]:
     """An S3 server alone."""
-    with folder() as path:
-        with weed.started(path / "stack") as made:
-            yield made
+    with folder() as path, weed.started(path / "stack") as made:
+        yield made
 
 
 @pytest.fixture
