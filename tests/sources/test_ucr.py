@@ -33,6 +33,8 @@ def test_the_archive_s_test_set_stays_one_and_some_of_train_becomes_val(tmp_path
     sides = [each.split for each in found]
     assert (sides.count("test"), sides.count("train") + sides.count("val")) == (5, 134)
     assert 10 < sides.count("val") < 45
+    (tmp_path / "Toy_TRAIN.txt.gz").write_bytes(gzip.compress(lines(200).replace("\n", "\r\n").encode()))
+    assert [each.split for each in read(tmp_path, leave=["3"])] == sides, "how lines end decides nothing"
     assert {each.label for each in found} == {"1", "2"}
 
 
@@ -45,6 +47,20 @@ def test_what_is_no_table_and_what_has_no_name_are_refused(tmp_path):
     (tmp_path / "Toy_TRAIN.txt").write_text("4 2 3\n")
     with pytest.raises(Refused, match=r"class 4, ingest\.options\.ucr\.classes names 1"):
         read(tmp_path, classes={"1": "normal"})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("Toy_TRAIN.txt", b"1 2 3\n\xff\xfe", "is no text: wanted a line a sequence"),
+        ("Toy_TRAIN.txt.gz", gzip.compress(lines(200).encode())[:-900], r"cannot be read \(EOFError\)"),
+        ("Toy_TRAIN.txt.gz", b"1 2 3\n", r"cannot be read \(BadGzipFile\)"),
+    ],
+)
+def test_a_damaged_file_is_refused(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(Refused, match=f"{name} {said}"):
+        read(tmp_path)
 
 
 def test_values_that_the_archive_fills_up_with_are_none_and_others_that_are_missing_are_refused(tmp_path):

@@ -11,6 +11,7 @@ import gzip
 import hashlib
 import math
 import os
+import zlib
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -39,7 +40,7 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
     """Yield one item a line.
 
     Raises:
-        Refused: no such file, or one that is no text.
+        Refused: no such file, or one that is damaged or no text.
     """
     folder, train = _found(root, options, "TRAIN")
     test = _file(folder, f"{options.name}_TEST")
@@ -78,12 +79,16 @@ def _file(folder: Path, stem: str) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def _lines(path: Path) -> list[str]:
-    content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+def _lines(path: Path) -> Iterator[str]:
+    """Yield the lines that are not empty; raise Refused where the file turns out to be damaged, or no text."""
+    opened = gzip.open if path.suffix == ".gz" else open
     try:
-        return [line for line in content.decode("utf-8-sig").splitlines() if line.strip()]
+        with opened(path, "rt", encoding="utf-8-sig") as file:
+            yield from (line.rstrip("\n") for line in file if line.strip())
     except UnicodeDecodeError:
         raise Refused(f"{path.name} is no text: wanted a line a sequence, its class first, then its values") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise Refused(f"{path.name} cannot be read ({type(error).__name__})") from None
 
 
 def _sample(file: str, number: int, line: str, official: str | None, options: Options) -> Iterator[Sample]:
