@@ -81,6 +81,40 @@ def test_records_of_one_patient_count_as_one(tmp_path):
     assert "counts as a patient of its own" not in wfdb.notes(wfdb.Options(name="mitbih"))[0]
 
 
+def test_a_table_says_of_records_what_their_headers_do_not(tmp_path):
+    for name in ("a", "b"):
+        waves.record(tmp_path, name, moments=300, beats=False)
+    (tmp_path / "who.csv").write_text("path,patient_id,site,sex,age_years,split\na,p,East,M,40,train\nb,p,,,,test\n")
+    first, second = read(tmp_path, patients="who.csv")
+    assert (first.patient_id, first.site, first.sex, first.age_years, first.split) == ("p", "East", "M", 40, "train")
+    assert (second.patient_id, second.site, second.sex, second.age_years, second.split) == ("p", None, "F", 63, "test")
+    with pytest.raises(Refused, match=r"who\.csv has a split, and the records are cut in time: .*in_time: false"):
+        read(tmp_path, patients="who.csv", in_time=True)
+
+
+def test_a_table_labels_whole_records_of_nested_folders(tmp_path):
+    for seed, name in enumerate("abc"):
+        waves.record(tmp_path / "records" / name, f"{name}_lr", moments=300, beats=False, seed=seed)
+    rows = ("records/a/a_lr,x,", "records/b/b_lr,y,", "records/c/c_lr,x,p")
+    (tmp_path / "labels.csv").write_text("\n".join(["path,label,patient_id", *rows]))
+    found = read(tmp_path, labels="labels.csv", leads=["II"])
+    assert [(each.label, each.values.shape, each.split) for each in found] == [(name, (300, 1), None) for name in "xyx"]
+    assert [each.patient_id for each in found] == ["records/a/a_lr", "records/b/b_lr", "p"]
+    assert len({each.key for each in found}) == 3
+    (tmp_path / "labels.csv").write_text("path,label\nrecords/a/a_lr,x|y\nrecords/b/b_lr,\nrecords/c/c_lr,y\n")
+    assert [each.label for each in read(tmp_path, labels="labels.csv", several=True)] == ["x|y", "", "y"]
+    with pytest.raises(Refused, match="line 3: the label is empty"):
+        read(tmp_path, labels="labels.csv")
+
+
+@pytest.mark.parametrize("options", [{"patients": "a.csv"}, {"use": "beats"}, {"in_time": True}, {"records": ["a"]}])
+def test_labels_are_of_whole_records(options):
+    with pytest.raises(ValueError, match="labels are of whole records"):
+        wfdb.Options(labels="labels.csv", **options)
+    with pytest.raises(ValueError, match="several labels stand in a table"):
+        wfdb.Options(several=True)
+
+
 def test_no_records_are_refused_with_where_they_were_looked_for(tmp_path, monkeypatch):
     monkeypatch.setenv("MEDLOOP_DATA", str(tmp_path / "data"))
     with pytest.raises(Refused, match=r"no record \(\*\.hea\) in .*none or .*data/mitbih: set ingest\.root"):

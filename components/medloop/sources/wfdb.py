@@ -1,4 +1,4 @@
-"""Records of PhysioNet in the WFDB format: whole signals, or heartbeats by their annotations.
+"""Records of PhysioNet in the WFDB format: whole signals, by a table of labels or none, or heartbeats by annotations.
 
 A database is looked for in `root`, in $MEDLOOP_DATA and in its subfolder of the option `name`. Signals are in physical
 units. A single record is cut in time into train, val and test, with a gap between them; several are split by patient:
@@ -9,6 +9,7 @@ in no message.
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,7 +20,7 @@ from pydantic import Field, model_validator
 
 from medloop import labels, params, privacy
 from medloop.errors import Refused, some
-from medloop.labels import Table
+from medloop.labels import Row, Table
 from medloop.sources import Item, Sample
 
 KIND = "sequence"
@@ -50,10 +51,16 @@ class Options(params.Section):
     classes: dict[str, str] = Field(
         AAMI, description="of beats: class by the symbol of the annotation; others are left"
     )
+    labels: Table | None = Field(
+        None,
+        description="CSV beside the records with the columns path (a record's name, below the folder, without suffix) "
+        "and label, and where known patient_id, site, sex, age_years, split: each record is one sequence of that class",
+    )
+    several: bool = Field(False, description="the table's label is several, joined by |, or none; for task multilabel")
     patients: Table | None = Field(
         None,
-        description="CSV beside the records with path (a record's name) and patient_id, where one patient has several; "
-        "of `name: mitbih` it is known",
+        description="in place of labels: CSV beside the records with path and patient_id, site, sex, age_years, split; "
+        "needed where one patient has several records, but for `name: mitbih`, of which it is known",
     )
     in_time: bool | None = Field(None, description="cut every record in time; null: where `records` names one")
     val: float = Field(0.15, gt=0, lt=1, description="share of a record that is cut in time")
@@ -64,6 +71,17 @@ class Options(params.Section):
     def _leave_some_for_training(self) -> Self:
         if self.val + self.test >= 1:
             raise ValueError(f"val + test must stay below 1, got {self.val} + {self.test}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_answer(self) -> Self:
+        if self.labels and (self.patients or self.use == "beats" or split_in_time(self)):
+            raise ValueError(
+                "labels are of whole records: they do not go with patients (the same table may say them), with "
+                "use: beats, nor with a record that is cut in time (in_time, or a single one of `records`)"
+            )
+        if self.several and not self.labels:
+            raise ValueError("several labels stand in a table: name it under labels")
         return self
 
 
@@ -78,9 +96,14 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
     if options.use == "beats":
         remedy = "leave them out (ingest.options.wfdb.records), or set ingest.options.wfdb.use: signal"
         _check_files(folder, names, ".atr", "annotations", f"get them, {remedy}")
-    whose = _patients(folder, names, options)
+    known, in_time = _known(folder, names, options), _cut(options, names)
     for name in names:
-        yield Item(name, partial(_samples, folder / name, whose[name], options, _cut(options, names)))
+        yield Item(name, partial(_samples, folder, name, known[name], options, in_time), row=known[name])
+
+
+def multi_label(options: Options) -> bool:
+    """Tell whether a record may have several labels, or none."""
+    return options.several
 
 
 def total(root: Path, options: Options) -> int:
@@ -97,7 +120,8 @@ def notes(options: Options) -> list[str]:
     """Return what a reader must know."""
     which = options.name or "records of the user's own"
     cut = f", cut in time with {options.gap} moments between the sides" if split_in_time(options) else ""
-    own = "" if options.patients or options.name in SAME else " Each record counts as a patient of its own."
+    known = options.labels or options.patients or options.name in SAME
+    own = "" if known else " Each record counts as a patient of its own."
     return [f"WFDB records ({which}){cut}. PhysioNet's licence is that of each database.{own}"]
 
 
@@ -107,7 +131,9 @@ def _found(root: Path, options: Options) -> tuple[Path, list[str]]:
     if data := os.environ.get("MEDLOOP_DATA"):
         folders += [Path(data) / options.name if options.name else Path(data)]
     for folder in folders:
-        names = list(options.records) or sorted(path.stem for path in folder.glob("*.hea"))
+        names = list(options.records) or sorted(
+            path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.hea")
+        )
         if any((folder / f"{name}.hea").is_file() for name in names):
             return folder, names
     listed = " or ".join(str(folder) for folder in folders)
@@ -131,38 +157,50 @@ def _check_files(folder: Path, names: list[str], suffix: str, what: str, remedy:
 
 
 def _cut(options: Options, names: list[str]) -> bool:
-    if options.in_time is None and len(names) == 1 and not options.records:
+    if options.in_time is None and len(names) == 1 and not options.records and not options.labels:
         raise Refused(
             "the folder has one record, which can only be cut in time: say so with ingest.options.wfdb.in_time: true"
         )
     return split_in_time(options)
 
 
-def _patients(folder: Path, names: list[str], options: Options) -> dict[str, str]:
-    """Return whose each record is."""
-    if options.patients is None:
-        return {name: SAME.get(options.name or "", {}).get(name, name) for name in names}
-    rows = labels.read(folder / options.patients, "path", labelled=False)
-    known = {name: rows[name] for name in names if name in rows}
-    labels.match({name: name for name in names}, known, folder / options.patients)
-    return {name: row.patient_id or name for name, row in known.items()}
+def _known(folder: Path, names: list[str], options: Options) -> dict[str, Row]:
+    """Return what is known of each record before it is read: at least whose it is.
+
+    Raises:
+        Refused: the table cannot be read, has no row for a record, or has a side for one that is cut in time.
+    """
+    table = options.labels or options.patients
+    if table is None:
+        return {name: Row(patient_id=SAME.get(options.name or "", {}).get(name, name)) for name in names}
+    rows = labels.read(folder / table, "path", labelled=table == options.labels, several=options.several)
+    chosen = {name: rows[name] for name in names if name in rows}
+    labels.match({name: name for name in names}, chosen, folder / table)
+    if split_in_time(options) and any(row.split for row in chosen.values()):
+        raise Refused(
+            f"{table} has a split, and the records are cut in time: leave the column out, or set "
+            "ingest.options.wfdb.in_time: false"
+        )
+    return {name: replace(row, patient_id=row.patient_id or name) for name, row in chosen.items()}
 
 
-def _samples(path: Path, patient: str, options: Options, in_time: bool) -> Iterator[Sample]:
-    name = path.name
+def _samples(folder: Path, name: str, row: Row, options: Options, in_time: bool) -> Iterator[Sample]:
+    path = folder / name
     record = wfdb.rdrecord(str(path), channel_names=list(options.leads) or None)
     if missing := [lead for lead in options.leads if lead not in (record.sig_name or [])]:
         raise Refused(f"the record has no lead {', '.join(missing)}")
     if len(set(record.units)) > 1:
         raise Refused("the record has leads of several units: choose those of one (ingest.options.wfdb.leads)")
     values = np.ascontiguousarray(record.p_signal, np.float32)  # (T, C)
-    known = {"patient_id": patient, "study_id": name, "modality": "ECG", **_person(record.comments or [])}
+    about = {"patient_id": row.patient_id, "site": row.site, "sex": row.sex, "age_years": row.age_years}
+    said = {column: value for column, value in about.items() if value is not None}
+    known = {"study_id": name, "modality": "ECG", **_person(record.comments or []), **said}
     known |= {"rate_hz": float(record.fs), "unit": record.units[0]}
-    stretches = _stretches(len(values), options) if in_time else [(None, 0, len(values))]
+    stretches = _stretches(len(values), options) if in_time else [(row.split, 0, len(values))]
     if options.use == "signal":
         for side, begin, end in stretches:
             key = f"{name}/{begin}"
-            yield Sample(key, values[begin:end], split=side, start=begin, **known)
+            yield Sample(key, values[begin:end], label=row.label, split=side, start=begin, **known)
         return
     marks = wfdb.rdann(str(path), "atr")
     for side, begin, end in stretches:
@@ -173,7 +211,7 @@ def _samples(path: Path, patient: str, options: Options, in_time: bool) -> Itera
                 yield Sample(f"{name}/{place}", values[first:last], label=label, split=side, start=first, **known)
 
 
-def _stretches(length: int, options: Options) -> list[tuple[str, int, int]]:
+def _stretches(length: int, options: Options) -> list[tuple[str | None, int, int]]:
     """Return (side, begin, end) of a record cut in time: train, then val, then test, with gaps between them."""
     usable = length - 2 * options.gap
     train, val = round(usable * (1 - options.val - options.test)), round(usable * options.val)
