@@ -8,8 +8,8 @@ Each run opens the test set: settle everything on validation data before. `openi
 (`$MEDLOOP_STATE`, else .medloop here) says of the test set, this opening among them. Rivals that the task fits beside a
 network (ridge regression, an elastic net, ...) have rows of their own, and so has what the network is beyond them.
 After several seeds a row `mean` follows: the mean of the metric over them, with a 95% interval from a bootstrap over
-patients in which every seed meets the same patients; without one where each seed has test patients of its own, as the
-phantom has. What each run said of the test set is kept in .medloop/rows.
+patients in which every seed meets the same patients, or, of simulated ones, patients of its own; without one where the
+test patients of two seeds overlap. What each run said of the test set is kept in .medloop/rows.
 """
 
 import argparse
@@ -180,15 +180,21 @@ def _said(about: dict[str, Any], architecture: str, metrics: dict[str, Any]) -> 
 def _mean(runs: list[Path], command: str) -> list[dict[str, Any]]:
     """Return rows of the mean over runs that differ in their seed alone."""
     abouts = [json.loads((run / "about.json").read_text()) for run in runs]
+    cards = [json.loads((run / "card.json").read_text()) for run in runs]
     task = plugins.load(tasks, abouts[0]["task"])
     said = [
-        task.read(pd.read_parquet(run / "predictions.parquet"), json.loads((run / "card.json").read_text()))
-        for run in runs  # each has keys of its own, and so other pseudonyms: the rows are in the order of the source
-    ]
+        task.read(pd.read_parquet(run / "predictions.parquet"), card)
+        for run, card in zip(runs, cards, strict=True)
+    ]  # under keys of their own, and so under other pseudonyms: their rows are in the order of the source
     alike = all(np.array_equal(each.labels, said[0].labels) for each in said)
-    groups = bootstrap.clusters(drawn_together(said[0].table))
-    drawn = [bootstrap.draw(each.metrics, groups, RESAMPLES, seed=0) for each in said] if alike else []
-    values, size = [each.metrics() for each in said], task.rarest(said[0].labels, groups)
+    groups = [bootstrap.clusters(drawn_together(each.table)) for each in said]
+    drawn = [
+        bootstrap.draw(each.metrics, own, RESAMPLES, seed=0 if alike else number)
+        for number, (each, own) in enumerate(zip(said, groups, strict=True))
+        if alike or all(card["simulated"] for card in cards)  # each seed simulates patients of its own
+    ]
+    values = [each.metrics() for each in said]
+    size = min(task.rarest(each.labels, own) for each, own in zip(said, groups, strict=True))
     about = abouts[0] | {"seed": "mean", "command": command}
     about["openings"] = max(each["openings"] for each in abouts)
     about["seconds"] = round(sum(each["seconds"] for each in abouts) / len(abouts))
@@ -197,7 +203,7 @@ def _mean(runs: list[Path], command: str) -> list[dict[str, Any]]:
         if name in values[0]:
             value = sum(float(each[name][0]) for each in values) / len(runs)
             interval: dict[str, Any] = {"value": value, "low": None, "high": None}
-            if alike:
+            if drawn:
                 resampled = sum(each[name] for each in drawn) / len(runs)
                 interval = bootstrap.interval(value, resampled, 0.95, size=size, centred=name in task.CENTRED)
             found.append(about | {"metric": name} | _rounded(interval))
