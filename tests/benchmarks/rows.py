@@ -183,8 +183,7 @@ def _mean(runs: list[Path], command: str) -> list[dict[str, Any]]:
     cards = [json.loads((run / "card.json").read_text()) for run in runs]
     task = plugins.load(tasks, abouts[0]["task"])
     said = [
-        task.read(pd.read_parquet(run / "predictions.parquet"), card)
-        for run, card in zip(runs, cards, strict=True)
+        task.read(pd.read_parquet(run / "predictions.parquet"), card) for run, card in zip(runs, cards, strict=True)
     ]  # under keys of their own, and so under other pseudonyms: their rows are in the order of the source
     alike = all(np.array_equal(each.labels, said[0].labels) for each in said)
     groups = [bootstrap.clusters(drawn_together(each.table)) for each in said]
