@@ -166,6 +166,16 @@ def test_text_that_is_no_number_is_refused_as_python_would_not(tmp_path, cell):
         read(tmp_path, files=[{"path": "d.csv"}], label="label")
 
 
+def test_records_without_names_may_say_whose_they_are(tmp_path):
+    (tmp_path / "d.csv").write_text("who,label,g1\np,ill,1\np,well,2\n,ill,3\n")
+    found, _ = read(tmp_path, files=[{"path": "d.csv"}], patient="who", label="label")
+    assert [(each.patient_id, each.key) for each in found] == [
+        ("p", "d.csv/line 2"),
+        ("p", "d.csv/line 3"),
+        (None, "d.csv/line 4"),
+    ]
+
+
 def broken(rows, what):
     if what == "twice":
         return [*rows, rows[3]]
@@ -179,7 +189,7 @@ def broken(rows, what):
 @pytest.mark.parametrize(
     ("what", "said"),
     [
-        ("twice", r"ward\.csv, line 12: a second record with the same name"),
+        ("twice", r"ward\.csv, line 12: a second record with the same name: .*patient whose they are"),
         ("no label", r"ward\.csv has no column 'ill', which ingest\.options\.table\.label names"),
         ("empty label", r"ward\.csv, line 5: the cell of the label is empty"),
         ("no name", r"ward\.csv, line 5: the record has no name"),

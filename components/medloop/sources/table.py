@@ -75,8 +75,8 @@ class Options(params.Section):
             raise ValueError("one file may stand in files once")
         if sum(each is not None for each in (self.label, self.labels, self.target)) != 1:
             raise ValueError("one of label, labels and target must say what is to be told")
-        if (self.labels or self.patient) and not (self.id or self.variable):
-            raise ValueError("labels and patient need the column that names a record (id)")
+        if self.labels and not (self.id or self.variable):
+            raise ValueError("labels need the column that names a record (id)")
         if self.several and self.target:
             raise ValueError("several are labels, a target is one number")
         if any("|" in name for name in self.classes.values()):
@@ -119,7 +119,10 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
         for place, said, values in table.records():
             known = _known(said, place, file, options, answers)
             if known.key in seen:
-                raise Refused(f"{file.path}, {place}: a second record with the same name")
+                raise Refused(
+                    f"{file.path}, {place}: a second record with the same name: ingest.options.table.id is for names "
+                    "that each record has alone, patient whose they are"
+                )
             seen.add(known.key)
             chosen = values if whole else [values[i] for i in places]
             yield Item(known.key, partial(_samples, known, chosen, names if _has_text(chosen) else (), options))
