@@ -94,22 +94,10 @@ def _lead(
             team.part(us)
             from medloop.training import ensemble, export, judging, views  # keras has its backend now
 
-            networks = [each.network for each in fitted]
-            unseen = ensemble.out_of_fold(networks, plan, section.tta, task) if section.folds else None
-            trained = ensemble.mean(networks)
+            trained = ensemble.mean([each.network for each in fitted])
             export.save_keras(views.averaged(trained, section.tta), folder / "model.keras")
             export_onnx(folder / "model.keras", folder / "model.onnx")
-            outputs, judged = export.checked_outputs(folder, found.val, task), found.val
-            making: dict[str, Any] = {}
-            if judging.of_images(task):
-                from medloop.training import studying
-
-                plugin = plugins.load(models, architecture)
-                outputs, making = studying.make(
-                    folder, plugin, found, section, seed=base.seed, name=name, course=course
-                )
-            if unseen is not None:
-                outputs, judged = unseen, members.whole(found)
+            judged, outputs, making = _judged(base, section, name, found, plan, fitted, folder, course)
             target = fitted[0].spec.target
             labels = judging.labels(judged, task, found.classes)
             said = task.said(outputs, {"target": target, "classes": found.classes})
@@ -117,6 +105,7 @@ def _lead(
             pq.write_table(_predictions(judged.index, labels, outputs), folder / "validation.parquet")
             pq.write_table(pa.Table.from_pylist(_history(fitted)), folder / "history.parquet")
             pq.write_table(_development(found), folder / "development.parquet")
+            weights = export.weights_sha256(trained)
             about = {
                 "architecture": architecture,
                 "backend": name,
@@ -126,7 +115,7 @@ def _lead(
                 **({"target": target} if target else {}),
                 **making,
                 "parameters": trained.count_params(),
-                "weights_sha256": export.weights_sha256(trained),
+                "weights_sha256": weights,
                 "epochs_trained": max(each.state.epoch for each in fitted),
                 "best_epoch": max(each.state.best_epoch for each in fitted),
                 "folds": section.folds,
@@ -136,7 +125,7 @@ def _lead(
             provenance.write_json(folder / "card.json", _card(base, found) | about)
         for each in fitted:
             each.checkpoint.remove()
-        log.tag({WEIGHTS_TAG: about["weights_sha256"]})
+        log.tag({WEIGHTS_TAG: weights})
     return scores
 
 
@@ -190,6 +179,36 @@ def _fit(
         spec, member.arrays, task, section, seed=member.seed, checkpoint=kept, log=log, team=us
     )
     return _Fitted(member.seed, spec, network, state, kept)
+
+
+def _judged(
+    base: params.Base,
+    section: params.Train,
+    name: str,
+    found: data.Arrays,
+    plan: list[members.Member],
+    fitted: list[_Fitted],
+    folder: Path,
+    course: str,
+) -> tuple[data.Split, np.ndarray, dict[str, Any]]:
+    """Return the samples that the model in `folder` is judged by, its outputs for them, and how it makes images.
+
+    The samples are those of validation, or under folds all, each by the network that has not seen it.
+    """
+    from medloop.training import ensemble, export, judging
+
+    task = plugins.load(tasks, base.task)
+    outputs = export.checked_outputs(folder, found.val, task)
+    if section.folds:
+        unseen = ensemble.out_of_fold([each.network for each in fitted], plan, section.tta, task)
+        return members.whole(found), unseen, {}
+    if not judging.of_images(task):
+        return found.val, outputs, {}
+    from medloop.training import studying
+
+    plugin = plugins.load(models, section.architectures[0])
+    outputs, making = studying.make(folder, plugin, found, section, seed=base.seed, name=name, course=course)
+    return found.val, outputs, making
 
 
 def _history(fitted: list[_Fitted]) -> list[dict[str, float]]:
