@@ -7,6 +7,7 @@ import cv2
 import numpy as np
 
 CLASSES = ["disc", "square"]
+PART = 0.75  # of a pixel, by which written boxes reach farther up and to the left
 
 
 def images(size: tuple[int, int], count: int, seed: int) -> tuple[np.ndarray, list[tuple[list[list[int]], list[str]]]]:
@@ -40,7 +41,12 @@ def write(root: Path, size: tuple[int, int], splits: list[str], seed: int) -> No
         rows.append(f"images/{name},Canarybird-{number // 2},{split}")
         content["images"].append({"id": number, "file_name": name, "height": size[0], "width": size[1]})
         for (x0, y0, x1, y1), kind in zip(boxes, kinds, strict=True):
-            one = {"id": len(content["annotations"]), "image_id": number, "bbox": [x0, y0, x1 - x0, y1 - y0]}
+            corner = [x0 - PART, y0 - PART]  # as annotators draw them
+            one = {
+                "id": len(content["annotations"]),
+                "image_id": number,
+                "bbox": [*corner, x1 - x0 + PART, y1 - y0 + PART],
+            }
             content["annotations"].append(one | {"category_id": 7 if kind == "disc" else 9})
     (root / "annotations.json").write_text(json.dumps(content))
     (root / "patients.csv").write_text("\n".join(rows))

@@ -98,6 +98,15 @@ def test_it_finds_the_shapes_and_says_so_with_intervals(loop):
     assert again.metrics()["map_50"][0] == pytest.approx(test["map_50"]["value"])
 
 
+@pytest.mark.parametrize("name", ["resize", "slide"])
+def test_a_model_is_judged_by_the_boxes_that_were_drawn(sliding, loop, name):
+    test = TestSet(loop.folder / name / "holdout/test")
+    _, _, boxes = truths(loop.folder)
+    for image, wanted in zip(test.images, boxes, strict=True):
+        np.testing.assert_array_equal(test.truth(image), wanted)
+    assert np.any(np.concatenate(boxes) % 1 == 1 - box_images.PART)
+
+
 def test_boxes_stand_under_the_images_that_were_fitted(loop):
     inputs, boxes = (np.load(loop.folder / f"resize/arrays/train/{name}.npy") for name in ("inputs", "labels"))
     assert (boxes.dtype, boxes.shape) == (np.float32, (40, 3, 5))

@@ -16,6 +16,7 @@ from medloop.stages.preprocess import preprocess
 from medloop.stages.register import register
 from medloop.stages.train import train
 from medloop.stages.validate import validate
+from medloop.training import data
 
 BASE = params.Base(task="regression", kind="sequence", dataset="waves")
 PREPROCESS = waves.section(window=10, horizon=1, block=25)
@@ -193,6 +194,17 @@ def test_a_task_that_the_samples_do_not_fit_is_refused_before_anything_is_made(l
     with pytest.raises(Refused, match=said):
         prepared(tmp_path, base, section)
     assert not (tmp_path / "arrays").exists()
+
+
+def test_a_forecast_does_not_ask_what_recordings_are_labelled_with(tmp_path):
+    for seed, name in enumerate("abc"):
+        waves.record(tmp_path / "records", name, moments=300, seed=seed)
+    (tmp_path / "records/labels.csv").write_text("path,label,split\na,x,train\nb,y,val\nc,x,test\n")
+    ingested(tmp_path, records=[], labels="labels.csv")
+    section = params.Validate(suite="sequence", min_samples_per_class=0)
+    validate(BASE, section, samples=tmp_path / "samples", validation=tmp_path / "validation")
+    assert prepared(tmp_path)["classes"] == []
+    assert data.read(tmp_path / "arrays").train.labels.dtype == np.float32
 
 
 def test_nothing_that_is_no_number_gets_into_samples(tmp_path):

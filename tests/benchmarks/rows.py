@@ -99,6 +99,10 @@ def main() -> None:
             append(_run(each, seed, asked.hardware))
     together = command(asked, ",".join(map(str, asked.seeds)))
     if len(commands) > 1 and together not in {row["command"] for row in rows()}:
+        if lacking := [each for each in commands if not (_kept(each) / "about.json").exists()]:
+            sys.exit(
+                f"no mean: what {len(lacking)} of them said of the test set is not in {KEPT}, e.g. of {lacking[0]}"
+            )
         append(_mean([_kept(each) for each in commands], together))
 
 

@@ -71,6 +71,13 @@ def test_h5ad_is_read_however_it_is_stored(how, tmp_path):
     assert {sample.patient_id for sample in found} == {None}
 
 
+def test_what_a_variable_of_h5ad_says_of_the_patient_counts(tmp_path):
+    h5ad_now(tmp_path / "cells.h5ad", "dense")
+    options = {"sex": "tp53", "sexes": {"1": "F", "0": "M"}, "age": "kras"}
+    found, _ = read(tmp_path, files=[{"path": "cells.h5ad"}], label="type", **options)
+    assert [(each.sex, each.age_years) for each in found] == [("F", 0), ("M", 0), ("M", 7), (None, 0)]
+
+
 def test_parquet_and_text_say_the_same(tmp_path):
     frame = pd.DataFrame(VALUES, columns=list(GENES)).assign(who=["a", "b", "c", "d"], kind=TYPES)
     frame.to_parquet(tmp_path / "cells.parquet")

@@ -41,8 +41,8 @@ def test_the_archive_s_test_set_stays_one_and_some_of_train_becomes_val(tmp_path
 def test_what_is_no_table_and_what_has_no_name_are_refused(tmp_path):
     with pytest.raises(Refused, match=r"no Toy_TRAIN\.txt in"):
         read(tmp_path)
-    (tmp_path / "Toy_TRAIN.txt").write_text("1 2 3\n1 two 3\n")
-    with pytest.raises(Refused, match="line 2 is no row of numbers"):
+    (tmp_path / "Toy_TRAIN.txt").write_text("1 2 3\n\n1 two 3\n")
+    with pytest.raises(Refused, match="line 3 is no row of numbers"):
         read(tmp_path)
     (tmp_path / "Toy_TRAIN.txt").write_text("4 2 3\n")
     with pytest.raises(Refused, match=r"class 4, ingest\.options\.ucr\.classes names 1"):

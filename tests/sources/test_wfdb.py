@@ -77,8 +77,47 @@ def test_records_of_one_patient_count_as_one(tmp_path):
     with pytest.raises(Refused, match="1 of 3"):
         read(tmp_path, patients="who.csv")
     assert [each.patient_id for each in read(tmp_path, name="mitbih")] == ["201", "201", "203"]
-    assert "counts as a patient of its own" in wfdb.notes(wfdb.Options())[0]
+    (tmp_path / "who.csv").write_text("path,sex\n201,M\n202,M\n203,F\n")
+    assert [each.patient_id for each in read(tmp_path, patients="who.csv", name="mitbih")] == ["201", "201", "203"]
+    around = tmp_path / "around"
+    waves.record(around / "mitbih", "202", moments=300)
+    waves.record(around / "other", "777", moments=300)
+    assert [each.patient_id for each in read(around, name="mitbih", in_time=False)] == ["201"]
+    assert "Each record counts as a patient of its own" in wfdb.notes(wfdb.Options())[0]
+    assert "the table does not name counts as" in wfdb.notes(wfdb.Options(labels="labels.csv"))[0]
     assert "counts as a patient of its own" not in wfdb.notes(wfdb.Options(name="mitbih"))[0]
+
+
+def test_leads_go_by_their_names(tmp_path):
+    for name, leads in (("a", ("I", "V5")), ("b", ("V5", "I")), ("c", ("V5", "aVF"))):
+        waves.record(tmp_path, name, moments=300, leads=leads, beats=False)
+    by_name = {name: read(tmp_path, records=[name], leads=["I", "V5"], in_time=False)[0].values for name in "ab"}
+    for found, name in zip(read(tmp_path, records=["a", "b"]), "ab", strict=True):
+        np.testing.assert_array_equal(found.values, by_name[name])
+    assert not np.array_equal(by_name["a"], by_name["b"])  # the second lead is written twice as high
+    with pytest.raises(Refused, match="other leads than the first: name those of all"):
+        read(tmp_path)
+    assert [each.values.shape for each in read(tmp_path, leads=["V5"])] == [(300, 1)] * 3
+
+
+def test_segments_and_what_is_hidden_are_no_records(tmp_path):
+    for name in ("m_0001", "m_0002", "n"):
+        waves.record(tmp_path / "db", name, moments=300, beats=False)
+    (tmp_path / "db" / "m.hea").write_text("m/2 2 50 600\nm_0001 300\nm_0002 300\n")
+    (tmp_path / ".snapshot").mkdir()
+    (tmp_path / ".snapshot/n.hea").write_text((tmp_path / "db/n.hea").read_text())
+    (tmp_path / "db/._n.hea").write_bytes(b"\x00\x05")
+    assert [(each.patient_id, len(each.values)) for each in read(tmp_path)] == [("db/m", 600), ("db/n", 300)]
+
+
+def test_a_label_without_its_record_is_refused(tmp_path):
+    for name in "ab":
+        waves.record(tmp_path, name, moments=300, beats=False)
+    (tmp_path / "labels.csv").write_text("path,label\na,x\nb,y\nCanarybird_3,x\n")
+    with pytest.raises(Refused, match="1 of 3 rows have no file") as refused:
+        read(tmp_path, labels="labels.csv")
+    assert "Canarybird" not in str(refused.value)
+    assert len(read(tmp_path, labels="labels.csv", records=["a", "b"])) == 2
 
 
 def test_a_table_says_of_records_what_their_headers_do_not(tmp_path):

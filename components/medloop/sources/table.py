@@ -124,8 +124,9 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
                     "that each record has alone, patient whose they are"
                 )
             seen.add(known.key)
-            chosen = values if whole else [values[i] for i in places]
-            yield Item(known.key, partial(_samples, known, chosen, names if _has_text(chosen) else (), options))
+            some = values[places] if isinstance(values, np.ndarray) else [values[i] for i in places]
+            chosen = values if whole else some
+            yield Item(known.key, partial(_samples, known, chosen, names, options))
 
 
 def multi_label(options: Options) -> bool:
@@ -234,7 +235,8 @@ def _known(
 
 
 def _samples(known: _Known, cells: Any, names: tuple[str, ...], options: Options) -> Iterator[Sample]:
-    values = np.asarray(cells, np.float32) if not names else tabular.numbers(cells, names, options.codes)
+    plain = isinstance(cells, np.ndarray)  # numbers alone, of a file that holds no text
+    values = np.asarray(cells, np.float32) if plain else tabular.numbers(cells, names, options.codes)
     yield Sample(
         known.key,
         values,
@@ -249,7 +251,7 @@ def _samples(known: _Known, cells: Any, names: tuple[str, ...], options: Options
 
 
 def _cell(column: str | None, cells: Any, names: tuple[str, ...]) -> str:
-    return str(cells[names.index(column or "")]) if names else ""
+    return str(cells[names.index(column or "")])
 
 
 def _missing(answer: str, options: Options) -> bool:
@@ -291,10 +293,6 @@ def _age(text: str) -> float | None:
 def _plain(text: str) -> str:
     """Return whole numbers without their point: 1.0 is 1, as one file of a data set may have it and another not."""
     return WHOLE.sub(r"\1", text.strip())
-
-
-def _has_text(values: Any) -> bool:
-    return not isinstance(values, np.ndarray)
 
 
 def _share(name: str) -> float:

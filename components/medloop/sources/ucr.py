@@ -47,9 +47,10 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
     for path, official in ((train, "train" if test else None), (test, "test")):
         if path is None:
             continue
-        for number, line in enumerate(_lines(path)):
+        for number, (place, line) in enumerate(_lines(path)):
             if _class(line) not in options.leave:
-                yield Item(f"{path.name}/{number}", partial(_sample, path.name, number, line, official, options))
+                key = f"{path.name}/{number}"
+                yield Item(key, partial(_sample, key, place, line, official, options))
 
 
 def notes(options: Options) -> list[str]:
@@ -79,36 +80,40 @@ def _file(folder: Path, stem: str) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_file()), None)
 
 
-def _lines(path: Path) -> Iterator[str]:
-    """Yield the lines that are not empty; raise Refused where the file turns out to be damaged, or no text."""
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield number and text of the lines that are not empty.
+
+    Raises:
+        Refused: the file turns out to be damaged, or no text.
+    """
     opened = gzip.open if path.suffix == ".gz" else open
     try:
         with opened(path, "rt", encoding="utf-8-sig") as file:
-            yield from (line.rstrip("\n") for line in file if line.strip())
+            yield from ((place, line.rstrip("\n")) for place, line in enumerate(file, 1) if line.strip())
     except UnicodeDecodeError:
         raise Refused(f"{path.name} is no text: wanted a line a sequence, its class first, then its values") from None
     except (OSError, EOFError, zlib.error) as error:
         raise Refused(f"{path.name} cannot be read ({type(error).__name__})") from None
 
 
-def _sample(file: str, number: int, line: str, official: str | None, options: Options) -> Iterator[Sample]:
+def _sample(key: str, place: int, line: str, official: str | None, options: Options) -> Iterator[Sample]:
     try:
         label, *values = map(float, _cells(line))
     except ValueError:
-        raise Refused(f"line {number + 1} is no row of numbers: its class first, then its values") from None
+        raise Refused(f"line {place} is no row of numbers: its class first, then its values") from None
     while values and math.isnan(values[-1]):  # so the archive fills up shorter ones
         values.pop()
     if not all(map(math.isfinite, (label, *values))):
-        raise Refused(f"line {number + 1} has a class or a value that is no number")
+        raise Refused(f"line {place} has a class or a value that is no number")
     name = _class(line)
     if options.classes and name not in options.classes:
         known = ", ".join(options.classes)
-        raise Refused(f"line {number + 1} is of class {name}, ingest.options.ucr.classes names {known}")
+        raise Refused(f"line {place} is of class {name}, ingest.options.ucr.classes names {known}")
     side = official
     if official == "train" and _share(line) < options.val:
         side = "val"
     signal = np.array(values, np.float32)[:, None]  # (T, 1)
-    yield Sample(f"{file}/{number}", signal, label=options.classes.get(name, name), split=side)
+    yield Sample(key, signal, label=options.classes.get(name, name), split=side)
 
 
 def _class(line: str) -> str:

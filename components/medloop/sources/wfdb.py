@@ -3,7 +3,7 @@
 A database is looked for in `root`, in $MEDLOOP_DATA and in its subfolder of the option `name`. Signals are in physical
 units. A single record is cut in time into train, val and test, with a gap between them; several are split by patient:
 each record is one of its own, unless an option says whose it is. Names of records may be those of patients, and stand
-in no message.
+in no message. Leads go by their names: records that have the same in another order are put into that of the first.
 """
 
 import os
@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -44,7 +44,9 @@ class Options(params.Section):
         description="names of the records, without suffix; none: all of the folder. They stand in lineages and on the "
         "tracking server: name none that is called by a patient",
     )
-    leads: tuple[str, ...] = Field((), description="names of the signals, e.g. MLII; none: all")
+    leads: tuple[str, ...] = Field(
+        (), description="names of the signals, e.g. MLII; none: all, which must be the same in each record"
+    )
     use: Literal["signal", "beats"] = Field("signal", description="beats: a sample for each annotated heartbeat")
     before: int = Field(90, ge=0, description="moments of a beat before its annotation")
     after: int = Field(110, ge=1, description="moments of a beat from its annotation on")
@@ -97,8 +99,9 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
         remedy = "leave them out (ingest.options.wfdb.records), or set ingest.options.wfdb.use: signal"
         _check_files(folder, names, ".atr", "annotations", f"get them, {remedy}")
     known, in_time = _known(folder, names, options), _cut(options, names)
+    leads = options.leads or _leads(folder, names)
     for name in names:
-        yield Item(name, partial(_samples, folder, name, known[name], options, in_time), row=known[name])
+        yield Item(name, partial(_samples, folder, name, known[name], leads, options, in_time), row=known[name])
 
 
 def multi_label(options: Options) -> bool:
@@ -118,22 +121,21 @@ def split_in_time(options: Options) -> bool:
 
 def notes(options: Options) -> list[str]:
     """Return what a reader must know."""
-    which = options.name or "records of the user's own"
+    whence = options.name or "records of the user's own"
     cut = f", cut in time with {options.gap} moments between the sides" if split_in_time(options) else ""
-    known = options.labels or options.patients or options.name in SAME
-    own = "" if known else " Each record counts as a patient of its own."
-    return [f"WFDB records ({which}){cut}. PhysioNet's licence is that of each database.{own}"]
+    table = options.labels or options.patients
+    which = "Each record whose patient the table does not name" if table else "Each record"
+    own = "" if options.name in SAME and not table else f" {which} counts as a patient of its own."
+    return [f"WFDB records ({whence}){cut}. PhysioNet's licence is that of each database.{own}"]
 
 
 def _found(root: Path, options: Options) -> tuple[Path, list[str]]:
     """Return the folder with the records and their names."""
-    folders = [root]
+    folders = [root / options.name, root] if options.name else [root]
     if data := os.environ.get("MEDLOOP_DATA"):
-        folders += [Path(data) / options.name if options.name else Path(data)]
+        folders.append(Path(data) / (options.name or ""))
     for folder in folders:
-        names = list(options.records) or sorted(
-            path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.hea")
-        )
+        names = list(options.records) or _below(folder)
         if any((folder / f"{name}.hea").is_file() for name in names):
             return folder, names
     listed = " or ".join(str(folder) for folder in folders)
@@ -141,6 +143,33 @@ def _found(root: Path, options: Options) -> tuple[Path, list[str]]:
         f"no record (*.hea) in {listed}: set ingest.root to the folder with the records, or MEDLOOP_DATA to the folder "
         f"around {options.name or 'them'}; physionet.org has them"
     )
+
+
+def _below(folder: Path) -> list[str]:
+    """Return the names of the records below a folder: what is hidden is none, nor is a segment of another record."""
+    paths = [path.relative_to(folder).with_suffix("") for path in folder.rglob("*.hea")]
+    names = [path for path in paths if not any(part.startswith(".") for part in path.parts)]
+    segments = {path.parent / segment for path in names for segment in _segments(folder / f"{path}.hea")}
+    return sorted(path.as_posix() for path in names if path not in segments)
+
+
+def _segments(header: Path) -> list[str]:
+    """Return the names of the records that a record of several segments is put together of."""
+    with header.open(encoding="ascii", errors="replace") as file:
+        lines = [line.split() for line in file if line.strip() and not line.startswith("#")]
+    return [words[0] for words in lines[1:]] if lines and "/" in lines[0][0] else []
+
+
+def _leads(folder: Path, names: list[str]) -> tuple[str, ...]:
+    """Return the leads of the first record whose header can be read; of the others `ingest` will say so."""
+    for name in names:
+        try:
+            header = wfdb.rdheader(str(folder / name), rd_segments=True)
+        except (ValueError, LookupError, OSError, TypeError):
+            continue
+        if header.sig_name:
+            return tuple(header.sig_name)
+    return ()
 
 
 def _check_files(folder: Path, names: list[str], suffix: str, what: str, remedy: str) -> None:
@@ -170,28 +199,37 @@ def _known(folder: Path, names: list[str], options: Options) -> dict[str, Row]:
     Raises:
         Refused: the table cannot be read, has no row for a record, or has a side for one that is cut in time.
     """
+    same = SAME.get(options.name or "", {})
+    own = {name: same.get(PurePosixPath(name).name, name) for name in names}
     table = options.labels or options.patients
     if table is None:
-        return {name: Row(patient_id=SAME.get(options.name or "", {}).get(name, name)) for name in names}
+        return {name: Row(patient_id=own[name]) for name in names}
     rows = labels.read(folder / table, "path", labelled=table == options.labels, several=options.several)
-    chosen = {name: rows[name] for name in names if name in rows}
-    labels.match({name: name for name in names}, chosen, folder / table)
-    if split_in_time(options) and any(row.split for row in chosen.values()):
+    if options.records or options.patients:  # a table of patients may be of all the records that there are
+        rows = {name: rows[name] for name in names if name in rows}
+    labels.match({name: name for name in names}, rows, folder / table)
+    if split_in_time(options) and any(row.split for row in rows.values()):
         raise Refused(
             f"{table} has a split, and the records are cut in time: leave the column out, or set "
             "ingest.options.wfdb.in_time: false"
         )
-    return {name: replace(row, patient_id=row.patient_id or name) for name, row in chosen.items()}
+    return {name: replace(row, patient_id=row.patient_id or own[name]) for name, row in rows.items()}
 
 
-def _samples(folder: Path, name: str, row: Row, options: Options, in_time: bool) -> Iterator[Sample]:
+def _samples(
+    folder: Path, name: str, row: Row, leads: tuple[str, ...], options: Options, in_time: bool
+) -> Iterator[Sample]:
     path = folder / name
     record = wfdb.rdrecord(str(path), channel_names=list(options.leads) or None)
-    if missing := [lead for lead in options.leads if lead not in (record.sig_name or [])]:
+    found = record.sig_name or []
+    if missing := [lead for lead in options.leads if lead not in found]:
         raise Refused(f"the record has no lead {', '.join(missing)}")
+    if sorted(found) != sorted(leads):
+        raise Refused("the record has other leads than the first: name those of all in ingest.options.wfdb.leads")
     if len(set(record.units)) > 1:
         raise Refused("the record has leads of several units: choose those of one (ingest.options.wfdb.leads)")
-    values = np.ascontiguousarray(record.p_signal, np.float32)  # (T, C)
+    places = list(range(len(found))) if found == list(leads) else [found.index(lead) for lead in leads]
+    values = np.ascontiguousarray(record.p_signal[:, places], np.float32)  # (T, C)
     about = {"patient_id": row.patient_id, "site": row.site, "sex": row.sex, "age_years": row.age_years}
     said = {column: value for column, value in about.items() if value is not None}
     known = {"study_id": name, "modality": "ECG", **_person(record.comments or []), **said}

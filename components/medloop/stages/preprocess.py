@@ -162,7 +162,7 @@ class Job:
             return found
         numbers = {name: place for place, name in enumerate(self.facts.classes, 1)}
         pairs = zip(rows["boxes"], rows["box_labels"], strict=True)
-        flat = [[int(n) for box, name in zip(*pair, strict=True) for n in (*box, numbers[name])] for pair in pairs]
+        flat = [[float(n) for box, name in zip(*pair, strict=True) for n in (*box, numbers[name])] for pair in pairs]
         whole = pd.Series(flat, rows["sample_id"], dtype=object)
         return found.assign(boxes=whole.loc[found["sample_id"]].to_numpy())
 
@@ -182,6 +182,8 @@ def _job(base: params.Base, section: params.Preprocess, samples: Path, validatio
         task.check(asdict(facts))
     elif not task.NUMBERS:
         raise Refused(f"preprocess.sequence.horizon gives numbers to predict, task {base.task} takes none: set it to 0")
+    else:
+        facts = replace(facts, classes=(), multi_label=False)  # what a recording is labelled with is not asked for
     return Job(table, facts, values, kind, task, form)
 
 
