@@ -113,7 +113,7 @@ def test_metrics_stand_beside_those_of_simple_rivals_on_the_same_windows(loop):
 
 def test_the_report_says_what_a_sequence_is_and_in_which_unit(loop):
     page = (loop.folder / "evaluation/report.html").read_text()
-    assert "10 moments at 50 Hz (0.2 s) of 1 lead, in mV; to predict: the value 1 ahead" in page
+    assert "10 moments at 50 Hz (0.2 s) of 1 lead (I), in mV; to predict: the value 1 ahead" in page
     assert "ridge regression on the same inputs errs by" in page.replace("Ridge", "ridge")
     assert "in time: recordings are cut" in page
     assert "later moments of the same patients" in page

@@ -3,7 +3,7 @@
 Stands alone: it is shipped inside every registered model of sequences, where there is no medloop.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
@@ -22,19 +22,24 @@ def as_input(content: bytes, preprocessing: Mapping[str, Any]) -> np.ndarray:
     Raises:
         Unreadable: it cannot be read, or is no signal of that length and as many leads.
     """
-    return fit(decode(content), **{name: preprocessing[name] for name in ("length", "leads", "mask")})
+    values = decode(content, preprocessing.get("names", ()))
+    return fit(values, **{name: preprocessing[name] for name in ("length", "leads", "mask")})
 
 
-def decode(content: bytes) -> np.ndarray:
+def decode(content: bytes, names: Sequence[str] = ()) -> np.ndarray:
     """Return (T, C) float32 of a .npy file, or of a table as text: a line a moment, a column a lead.
 
-    Columns are separated by commas, semicolons, tabs or blanks; a first line that is no number names the leads.
+    Columns are separated by commas, semicolons, tabs or blanks. A first line that is no number names them: where
+    `names` are those of the model's leads, these are taken, in their order.
 
     Raises:
-        Unreadable: it is neither, or holds what is no finite number.
+        Unreadable: it is neither, holds what is no finite number, or its first line lacks one of `names`.
     """
     try:
-        values = np.load(BytesIO(content), allow_pickle=False) if content.startswith(NUMPY_MAGIC) else _text(content)
+        packed = content.startswith(NUMPY_MAGIC)
+        values = np.load(BytesIO(content), allow_pickle=False) if packed else _text(content, names)
+    except Unreadable:
+        raise
     except (ValueError, EOFError, UnicodeDecodeError):
         raise Unreadable("neither a .npy file nor a table of numbers") from None
     return checked(values)
@@ -78,12 +83,17 @@ def encode(values: np.ndarray) -> bytes:
     return file.getvalue()
 
 
-def _text(content: bytes) -> np.ndarray:
+def _text(content: bytes, names: Sequence[str]) -> np.ndarray:
     lines = content.decode("utf-8-sig").translate(str.maketrans(",;\t", "   ")).splitlines()
     rows = [line.split() for line in lines if line.strip()]
-    if rows and not _number(rows[0][0]):
-        rows = rows[1:]
-    return np.array(rows, np.float64)
+    if not rows or _number(rows[0][0]):
+        return np.array(rows, np.float64)
+    header, values = rows[0], np.array(rows[1:], np.float64)
+    if not names:
+        return values
+    if any(header.count(name) != 1 for name in names):
+        raise Unreadable(f"the first line must name each of the model's leads once: {', '.join(names)}")
+    return values[:, [header.index(name) for name in names]]
 
 
 def _number(text: str) -> bool:

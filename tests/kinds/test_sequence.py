@@ -136,6 +136,15 @@ def test_a_signal_reads_the_same_as_text_and_as_numpy():
     np.testing.assert_array_equal(signals.decode(signals.encode(values)), values)
 
 
+def test_leads_of_a_text_go_by_the_names_in_its_first_line():
+    text = b"time,V5,I\n0,1,2\n1,3,4\n"
+    np.testing.assert_array_equal(signals.decode(text, ["I", "V5"]), [[2, 1], [4, 3]])
+    np.testing.assert_array_equal(signals.decode(b"1 2\n3 4\n", ["I", "V5"]), [[1, 2], [3, 4]])
+    for header in (b"I,V6\n", b"I,V5,V5\n"):
+        with pytest.raises(signals.Unreadable, match="name each of the model's leads once: I, V5"):
+            signals.decode(header + b"1,2,3\n" if header.count(b",") > 1 else header + b"1,2\n", ["I", "V5"])
+
+
 def test_augmentation_knows_scale_and_noise_and_draws_for_the_whole():
     windows = np.random.default_rng(0).normal(size=(6, 20, 2)).astype(np.float32)
     section = params.Augment(contrast=0.2, noise=0.1)

@@ -99,6 +99,7 @@ def form(
     what = {
         "length": length,
         "leads": int(leads),
+        "names": list(facts.variables),
         "mask": mask,
         "windows": wanted.window is not None,
         "stride": wanted.stride,
@@ -194,7 +195,8 @@ def augment(
 def described(card: Mapping[str, Any]) -> str:
     """Return the network's input in words."""
     what = card["preprocessing"]
-    leads = f"{what['leads']} lead{'s' * (what['leads'] > 1)}"
+    named = f" ({', '.join(what['names'])})" if what.get("names") else ""
+    leads = f"{what['leads']} lead{'s' * (what['leads'] > 1)}{named}"
     rate = f" at {what['rate_hz']:g} Hz ({what['length'] / what['rate_hz']:.3g} s)" if what["rate_hz"] else ""
     unit = f", in {what['unit']}" if what["unit"] else ""
     ahead = f"; to predict: the value {what['horizon']} ahead" if what["horizon"] else ""
@@ -245,7 +247,7 @@ def is_input(path: Path) -> bool:
 
 def cells(content: bytes, name: str, preprocessing: Mapping[str, Any]) -> Iterator[tuple[str, str, bytes]]:
     """Yield a file as it is, or where it is longer than the model's window each window as a file of its own."""
-    values = signals.decode(content)
+    values = signals.decode(content, preprocessing.get("names", ()))
     if not preprocessing["windows"] or len(values) <= preprocessing["length"]:
         yield name, name, content
         return

@@ -45,7 +45,9 @@ class Options(params.Section):
         "tracking server: name none that is called by a patient",
     )
     leads: tuple[str, ...] = Field(
-        (), description="names of the signals, e.g. MLII; none: all, which must be the same in each record"
+        (),
+        description="names of the signals, e.g. MLII, in the model's order; none: all, which must be the same in each "
+        "record. Names that stand here stand in the model's card, and text that it is asked about is read by them",
     )
     use: Literal["signal", "beats"] = Field("signal", description="beats: a sample for each annotated heartbeat")
     before: int = Field(90, ge=0, description="moments of a beat before its annotation")
@@ -102,6 +104,11 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
     leads = options.leads or _leads(folder, names)
     for name in names:
         yield Item(name, partial(_samples, folder, name, known[name], leads, options, in_time), row=known[name])
+
+
+def facts(root: Path, options: Options) -> dict[str, Any]:  # noqa: ARG001
+    """Return the leads, where parameters name them: what headers call them may be anything."""
+    return {"variables": options.leads}
 
 
 def multi_label(options: Options) -> bool:
