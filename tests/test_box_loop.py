@@ -217,8 +217,11 @@ def test_a_dicom_file_gets_a_report_that_refers_to_it_and_names_nobody(loop, tmp
     support.enhance(ds, 2)
     ds.SOPInstanceUID = ds.file_meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
     ds.file_meta.MediaStorageSOPClassUID, ds.PixelData = ds.SOPClassUID, ds.PixelData * 2
+    ds.BurnedInAnnotation = "YES"
     ds.save_as(folder / f"{support.CANARY} in frames.dcm", enforce_file_format=True)
-    predict(BASE, source=folder, output=tmp_path / "out.parquet")
+    said = predict(BASE, source=folder, output=tmp_path / "out.parquet")
+    assert "without an overlay: BurnedInAnnotation is YES (2)" in said
+    assert len([*(tmp_path / "out_boxes").glob("*_overlay.png")]) == 1
     table = pd.read_parquet(tmp_path / "out.parquet")
     assert {path.stem for path in (tmp_path / "out_boxes").glob("*.dcm")} == {*table["sample_id"]}
     whom = privacy.Pseudonyms.load().of("patient", ds.PatientID)

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import wfdb
 
 import waves
 from medloop import params, signals
@@ -160,6 +161,19 @@ def test_a_longer_signal_is_predicted_window_by_window(loop, champion, tmp_path)
     assert set(found.index) == {*windows, "window.npy", "short.csv"}
     assert found.loc["window.npy", "prediction"] == pytest.approx(found.loc["signal.csv#0", "prediction"])
     assert found.loc[windows, "prediction"].notna().all()
+
+
+def test_a_record_is_predicted_as_what_it_holds(loop, champion, tmp_path):
+    from medloop.operations.predict import predict
+
+    waves.record(tmp_path / "records", "b", moments=10, leads=("V5", "I"), beats=False)
+    values = wfdb.rdrecord(str(tmp_path / "records/b")).p_signal
+    (tmp_path / "records/c.csv").write_text("V5,I\n" + "\n".join(f"{v5},{i}" for v5, i in values))
+    waves.record(tmp_path / "records", "d", moments=10, leads=("V5",), beats=False)
+    with pytest.raises(Refused, match=r"1 of 3 sequences could not be predicted: the record must have each .*once: I"):
+        predict(BASE, source=tmp_path / "records", output=tmp_path / "out.parquet", paths=True)
+    found = pd.read_parquet(tmp_path / "out.parquet").set_index("path")["prediction"]
+    assert found["b.hea"] == pytest.approx(found["c.csv"], rel=1e-5)
 
 
 def test_the_model_is_served_by_one_column_of_encoded_signals(loop, champion):

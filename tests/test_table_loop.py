@@ -223,15 +223,17 @@ def test_a_file_of_records_is_predicted_line_by_line(loop, champion, tmp_path):
     found[2] |= {"pain": 9}
     sheets.write(tmp_path / "ward.csv", found)
     said = (
-        r"2 of 4 records could not be predicted: variable marker is no number .1.; variable pain must be one of 1, 2, 3"
+        r"2 of 4 records could not be predicted: variable marker is no number, nor a text that has a code .1.; "
+        "variable pain must be one of 1, 2, 3"
     )
     with pytest.raises(Refused, match=said):
         predict(BASE, source=tmp_path / "ward.csv", output=tmp_path / "out.parquet", paths=True)
     out = pd.read_parquet(tmp_path / "out.parquet").set_index("path")
     assert out["decision"].notna().tolist() == [True, False, False, True]
     one = {name: value or None for name, value in found[3].items() if name in sheets.NAMES}
-    (tmp_path / "one.json").write_text(json.dumps(one))
-    predict(BASE, source=tmp_path / "one.json", output=tmp_path / "one.parquet")
+    (tmp_path / "one.json").write_text(json.dumps([one, 5]))
+    with pytest.raises(Refused, match="1 of 2 records could not be predicted: a record must be an object"):
+        predict(BASE, source=tmp_path / "one.json", output=tmp_path / "one.parquet")
     assert pd.read_parquet(tmp_path / "one.parquet")["p_yes"][0] == out["p_yes"].iloc[3]
 
 

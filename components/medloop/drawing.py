@@ -155,7 +155,7 @@ def within(
     boxes: Sequence[Sequence[float]], names: Sequence[str], size: tuple[int, ...]
 ) -> tuple[tuple[Box, ...], tuple[str, ...], tuple[str, ...]]:
     """Return boxes, their names, and flaws: some are left out, and those that are too large are cut."""
-    kept, kept_names, flaws = [], [], Counter[str]()
+    kept, flaws = dict[tuple[Box, str], None](), Counter[str]()
     height, width = size[:2]
     for (x0, y0, x1, y1), name in zip(boxes, names, strict=True):
         if not np.isfinite((x0, y0, x1, y1)).all():
@@ -170,9 +170,11 @@ def within(
             inside = (max(x0, 0), max(y0, 0), min(x1, width), min(y1, height))
             if inside != (x0, y0, x1, y1):
                 flaws["boxes reach beyond the image and were cut"] += 1
-            kept.append(inside)
-            kept_names.append(name)
-    return tuple(kept), tuple(kept_names), tuple(f"{count} {what}" for what, count in flaws.items())
+            if (inside, name) in kept:  # of which no more than one could be found
+                flaws["boxes stood there twice and count once"] += 1
+            kept[inside, name] = None
+    found, found_names = zip(*kept, strict=True) if kept else ((), ())
+    return found, found_names, tuple(f"{count} {what}" for what, count in flaws.items())
 
 
 def _palette_bits(content: bytes) -> int:

@@ -102,6 +102,11 @@ def allowed_header(ds: Dataset, site: SiteTag | None = None) -> dict[str, Any]:
     }
 
 
+def burned_in(ds: Dataset) -> bool:
+    """Tell whether a header says that its picture shows text, which may name the patient."""
+    return str(ds.get("BurnedInAnnotation") or "").strip().upper() == "YES"
+
+
 def list_privately(rows: Iterable[tuple[str, str, str]]) -> Path:
     """Write (pseudonym, reason, key of the item) to the private list, and return its path.
 

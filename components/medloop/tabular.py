@@ -38,14 +38,16 @@ def decode(content: bytes, preprocessing: Mapping[str, Any]) -> np.ndarray:
     _, found = objects(content)
     if len(found) != 1:
         raise Unreadable(f"wanted one record, got {len(found)}")
+    if not isinstance(found[0], dict):
+        raise Unreadable("a record must be an object: a value by the name of each variable")
     names = preprocessing["variables"]
     check_names(list(found[0]), preprocessing)
     codes = preprocessing["codes"]
     return numbers([found[0][name] for name in names], names, codes)
 
 
-def objects(content: bytes) -> tuple[list[str] | None, list[dict[str, Any]]]:
-    """Return the header of a CSV, None of JSON, and the records of a file, a value by each name.
+def objects(content: bytes) -> tuple[list[str] | None, list[Any]]:
+    """Return the header of a CSV, None of JSON, and the records of a file, a value by each name, if JSON has such.
 
     A line that is shorter than the header lacks variables, one that is longer has one without a name.
 
@@ -56,10 +58,7 @@ def objects(content: bytes) -> tuple[list[str] | None, list[dict[str, Any]]]:
         text = content.decode("utf-8-sig")
         if text.lstrip()[:1] in ("{", "["):
             found = json.loads(text)
-            found = found if isinstance(found, list) else [found]
-            if not all(isinstance(each, dict) for each in found):
-                raise Unreadable("a record must be an object: a value by the name of each variable")
-            return None, found
+            return None, found if isinstance(found, list) else [found]
         rows = [row for row in csv.reader(io.StringIO(text), delimiter=_separator(text)) if any(row)]
     except (UnicodeDecodeError, json.JSONDecodeError, csv.Error):
         raise Unreadable("neither a JSON object nor a CSV with the names of the variables in its first line") from None
@@ -106,7 +105,7 @@ def numbers(cells: Sequence[Any], names: Sequence[str], codes: Mapping[str, Mapp
         try:
             values[place] = float(text.replace("_", " "))  # Python reads 1_0 as 10
         except ValueError:
-            raise Unreadable(f"variable {name} is no number") from None
+            raise Unreadable(f"variable {name} is no number, nor a text that has a code") from None
         if not math.isfinite(values[place]):
             raise Unreadable(f"variable {name} is no finite number")
     return values

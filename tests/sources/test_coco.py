@@ -157,15 +157,17 @@ def test_boxes_of_crowds_and_what_is_no_box_are_left_out_and_told(root):
         annotation(101, 2, 0, 0, 50, iscrowd=1),
         annotation(102, 2, 45, 35, 20, bbox=[20, 20, float("nan"), 3]),
         annotation(103, 2, 45, 35, 20, bbox=[20, 20, -4, 3]),
+        content["annotations"][0] | {"id": 104},
     ]
     for each in content["images"]:
         each["id"] = float(each["id"])  # as pandas writes them
     write(root, content)
     report, _, _, rows = run(root, masks=False)
     assert sorted(flaw["reason"] for flaw in report["flawed"]) == [
+        "1 boxes stood there twice and count once",
         "1 boxes that end before they begin were left out",
         "1 boxes whose corners are no numbers were left out",
-        "1 crowds were left out",
+        "1 crowds were left out: what is found there counts as false, COCO would ignore it",
     ]
     assert [list(box) for box in rows[2].boxes] == [[5, 6, 13, 14], [30, 20, 35, 25]]
 

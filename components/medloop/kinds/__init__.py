@@ -43,7 +43,8 @@ For `register`, `predict` and `promote`
 
 - `COLUMN`: of the served model's input, encoded samples; `DECODER`: the module that reads them (`as_input`) and stands
   alone, for it is shipped inside every registered model; `REQUIREMENTS`: of that module; `example(card)`: one cell;
-- `is_input(path)`, `WANTED`: which files of a folder are samples;
+- `is_input(path)`, `WANTED`: which files of a folder are samples; optionally `opened(path, preprocessing)`: the content
+  of one, where that is more than its bytes;
 - `cells(content, name, preprocessing)`: (key, name, cell) for each input that a file holds;
 - `encoded(row, values, preprocessing)`: the cells of a packed sample, each with its place, None where there is one;
 - `paired(preprocessing)`: that in which two models must agree to be compared on the same inputs.

@@ -30,7 +30,8 @@ BLOCK_BYTES = 16 * 2**20  # of windows copied at once, so that memory stays flat
 COLUMN = "sequence"
 DECODER = signals
 REQUIREMENTS: tuple[str, ...] = ()
-SUFFIXES = {".csv", ".npy", ".tsv", ".txt"}
+HEADER = ".hea"  # of a WFDB record
+SUFFIXES = {".csv", HEADER, ".npy", ".tsv", ".txt"}
 WANTED = f"signals in files that end in {', '.join(sorted(SUFFIXES))}"
 
 
@@ -243,6 +244,24 @@ def example(card: Mapping[str, Any]) -> bytes:
 def is_input(path: Path) -> bool:
     """Tell by its suffix whether a file is a signal."""
     return path.suffix.lower() in SUFFIXES
+
+
+def opened(path: Path, preprocessing: Mapping[str, Any]) -> bytes:
+    """Return the content of a file; of a WFDB header the record that it heads, the model's leads if they have names.
+
+    Raises:
+        Unreadable: the record lacks a lead.
+    """
+    if path.suffix.lower() != HEADER:
+        return path.read_bytes()
+    import wfdb
+
+    record = wfdb.rdrecord(str(path.with_suffix("")))
+    found, names = record.sig_name or [], preprocessing.get("names", ())
+    if any(found.count(name) != 1 for name in names):
+        raise Unreadable(f"the record must have each of the model's leads once: {', '.join(names)}")
+    places = [found.index(name) for name in names] or slice(None)
+    return signals.encode(record.p_signal[:, places].astype(np.float32))
 
 
 def cells(content: bytes, name: str, preprocessing: Mapping[str, Any]) -> Iterator[tuple[str, str, bytes]]:

@@ -256,7 +256,7 @@ def cells(content: bytes, name: str, preprocessing: Mapping[str, Any]) -> Iterat
         tabular.check_names(header, preprocessing)
     for number, record in enumerate(found, 1):
         key = f"{name}#{number}"
-        yield key, key, json.dumps(record).encode()
+        yield key, key, json.dumps([record]).encode()
 
 
 def encoded(row: Any, values: np.ndarray, preprocessing: Mapping[str, Any]) -> Iterator[tuple[int | None, bytes]]:  # noqa: ARG001

@@ -41,6 +41,7 @@ class Folder(ABC):
         self._paths = paths
         self.count = 0
         self.without = Counter[str]()  # why DICOM files have none made of them
+        self.hidden = 0  # images without an overlay
 
     @abstractmethod
     def take(self, asked: Input, said: Any, pixels: np.ndarray) -> np.ndarray:
@@ -53,20 +54,28 @@ class Folder(ABC):
             return
         pixels, bit_depth = imaging.decode(asked.content)
         drawn = self.take(asked, said, pixels)
-        self._write(asked, "_overlay.png", self.overlay(pixels, drawn, bit_depth))
+        source = None
         if asked.file is not None and imaging.is_dicom(asked.file):
-            self._refer(asked, pydicom.dcmread(BytesIO(asked.file), stop_before_pixels=True), drawn)
+            source = pydicom.dcmread(BytesIO(asked.file), stop_before_pixels=True)
+            self._refer(asked, source, drawn)
+        if source is not None and privacy.burned_in(source):
+            self.hidden += 1
+        else:
+            self._write(asked, "_overlay.png", self.overlay(pixels, drawn, bit_depth))
         self.count += 1
 
     def finish(self) -> None:  # noqa: B027
         """Write what is about all images together."""
 
     def told(self) -> str:
-        """Return of how many DICOM files none is made, and why."""
-        if not self.without:
-            return ""
-        reasons = "; ".join(f"{reason} ({number})" for reason, number in self.without.most_common())
-        return f"; without {self.MADE}: {reasons}"
+        """Return of how many images a DICOM file, or an overlay, is not made, and why."""
+        told = ""
+        if self.without:
+            reasons = "; ".join(f"{reason} ({number})" for reason, number in self.without.most_common())
+            told += f"; without {self.MADE}: {reasons}"
+        if self.hidden:
+            told += f"; without an overlay: BurnedInAnnotation is YES ({self.hidden})"
+        return told
 
     def _refer(self, asked: Input, source: pydicom.Dataset, drawn: np.ndarray) -> None:
         """Write a DICOM file of what is drawn on an image of a file, or keep why there is none."""

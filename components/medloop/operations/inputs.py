@@ -56,16 +56,14 @@ def read(source: Path, kind: str = "image", preprocessing: Mapping[str, Any] | N
     for path in _files(source, plugin):
         name = path.relative_to(root).as_posix()
         try:
-            content = path.read_bytes()
-        except OSError as error:
-            yield Input(pseudonyms.of("sample", name), name, None, f"cannot be read ({error.strerror})")
-            continue
-        try:
+            content = plugin.opened(path, preprocessing or {}) if hasattr(plugin, "opened") else path.read_bytes()
             for number, (key, cell, part) in enumerate(plugin.cells(content, name, preprocessing or {})):
                 whole = part is content
                 yield Input(pseudonyms.of("sample", key), cell, part, None, content, None if whole else number)
         except plugin.Unreadable as error:
             yield Input(pseudonyms.of("sample", name), name, None, str(error))
+        except OSError as error:
+            yield Input(pseudonyms.of("sample", name), name, None, f"cannot be read ({error.strerror})")
         except Exception as error:  # a damaged file raises anything, and the message may quote the header
             yield Input(pseudonyms.of("sample", name), name, None, f"cannot be decoded ({type(error).__name__})")
 

@@ -2,9 +2,8 @@
 
 import errno
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryFile
 from typing import Any
@@ -63,7 +62,7 @@ def predict(
     units, card = plugins.load(kinds, kind).NOUN, _card(network)
     expected = inputs.count(source, kind)
     schema = _schema(network.metadata.signature.outputs, paths)
-    total, reasons = 0, Counter[str]()
+    total, reasons, seen = 0, Counter[str](), set[str]()
     partial = output.with_name(f".{output.name}.partial")
     names = network.metadata.signature.outputs.input_names()
     writer = next((each for column, each in WRITERS.items() if column in names), None)
@@ -79,8 +78,8 @@ def predict(
                 desc="predict",
                 disable=None,
             )
-            for group in _batches(_once(progress), batch):
-                rows = _rows(network, group, kind)
+            for group in _batches(progress, batch):
+                rows = _rows(network, group, kind, seen)
                 total += len(rows)
                 reasons.update(row["error"] for row in rows if row["error"])
                 if drawn:
@@ -141,14 +140,6 @@ def _writer(path: Path, suffix: str, schema: pa.Schema) -> Any:
     return pq.ParquetWriter(path, schema) if suffix == ".parquet" else pa.csv.CSVWriter(path, schema)
 
 
-def _once(items: Iterable[inputs.Input]) -> Iterator[inputs.Input]:
-    """Yield samples, those that carry the identifier of an earlier one with an error in place of their content."""
-    seen = set[str]()
-    for each in items:
-        yield replace(each, content=None, error=each.error or TWICE) if each.sample_id in seen else each
-        seen.add(each.sample_id)
-
-
 def _batches(items: Any, size: int) -> Iterator[list[inputs.Input]]:
     """Yield samples in groups of at most `size` and, but for the last of each, BYTES."""
     group, held = list[inputs.Input](), 0
@@ -162,13 +153,19 @@ def _batches(items: Any, size: int) -> Iterator[list[inputs.Input]]:
         yield group
 
 
-def _rows(network: Any, group: list[inputs.Input], kind: str) -> list[dict[str, Any]]:
-    """Return a row for each input; one bad sample does not cost the others theirs."""
+def _rows(network: Any, group: list[inputs.Input], kind: str, seen: set[str]) -> list[dict[str, Any]]:
+    """Return a row for each input; one bad sample does not cost the others theirs.
+
+    An identifier is predicted once: those that were are in `seen`, which this adds to.
+    """
     good = [each for each in group if each.content is not None]
     found = _predicted(network, good, kind)
     rows = []
     for each in group:
         answer = found[each.sample_id, each.path] if each.content is not None else {"error": each.error}
+        if not answer.get("error"):
+            answer = {"error": TWICE} if each.sample_id in seen else answer
+            seen.add(each.sample_id)
         rows.append({"sample_id": each.sample_id, "path": each.path, "error": None, **answer})
     return rows
 

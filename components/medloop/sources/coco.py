@@ -137,7 +137,7 @@ def _samples(
     size = pixels.shape[:2]
     known, annotations, said = row
     crowds = sum(crowd for *_, crowd in annotations)
-    if not options.masks:  # a crowd's box is of no one object: COCO ignores it
+    if not options.masks:  # a crowd's box is of no one object
         annotations = tuple(each for each in annotations if not each[-1])
     if None not in said and tuple(said) != size:
         raise imaging.Unreadable(f"the annotations are of an image of another size than {size}")
@@ -153,7 +153,8 @@ def _samples(
         objects = [(each[0], area) for each, area in zip(annotations, areas, strict=True) if area is not None]
         drawn["mask"], drawn["instances"], flaws = drawing.of_objects(size, objects, options.overlap)
     if crowds:
-        flaws += (f"{crowds} crowds {'count as one object each' if options.masks else 'were left out'}",)
+        left = "were left out: what is found there counts as false, COCO would ignore it"
+        flaws += (f"{crowds} crowds {'count as one object each' if options.masks else left}",)
     corners = [_corners(box, area) for (_, _, box, _), area in zip(annotations, areas, strict=True)]
     kept = [(box, names[each[0] - 1]) for each, box in zip(annotations, corners, strict=True) if box is not None]
     boxes, box_labels, more = drawing.within([box for box, _ in kept], [name for _, name in kept], size)

@@ -97,7 +97,7 @@ def _samples(path: Path, file: str, row: labels.Row | None, options: Options) ->
     if not imaging.is_dicom(content):
         raise imaging.Unreadable("no DICOM file: it has no DICM after 128 bytes")
     ds = pydicom.dcmread(BytesIO(content))
-    if str(ds.get("BurnedInAnnotation") or "").strip().upper() == "YES" and not options.allow_burned_in:
+    if privacy.burned_in(ds) and not options.allow_burned_in:
         raise imaging.Unreadable("BurnedInAnnotation is YES (ingest.options.dicom.allow_burned_in takes such images)")
     if not any(keyword in ds for keyword in PIXELS):
         raise imaging.Unreadable("holds no pixel data, or ends before they do")

@@ -174,7 +174,7 @@ def _samples(root: Path, file: str, row: tuple[tuple[str, str], ...], options: O
     if not imaging.is_dicom(content):
         raise Unreadable("no DICOM file: it has no DICM after 128 bytes")
     ds = pydicom.dcmread(BytesIO(content))
-    if str(ds.get("BurnedInAnnotation") or "").strip().upper() == "YES" and not options.allow_burned_in:
+    if privacy.burned_in(ds) and not options.allow_burned_in:
         raise Unreadable("BurnedInAnnotation is YES (ingest.options.dicom_seg.allow_burned_in takes such images)")
     if not row and options.unreferenced == "refuse":
         raise Unreadable("no segmentation refers to it or to its series (option unreferenced: empty)")

@@ -61,7 +61,9 @@ class Options(params.Section):
     sexes: dict[str, Literal["F", "M", "O"]] = Field({}, description="what its cells stand for")
     age: str | None = Field(None, description="column of years, a variable too")
     leave: tuple[str, ...] = Field((), description="columns to leave out, e.g. call*")
-    codes: dict[str, dict[str, float]] = Field({}, description="by variable: the number that a text stands for")
+    codes: dict[str, dict[str, float]] = Field(
+        {}, description="by variable of text, sex too: the number that each text stands for"
+    )
     variable: str | None = Field(None, description="of text whose lines are variables: the column that names them")
     matrix: str = Field("X", description="of h5ad: where the values are, e.g. raw.X or layers/counts")
     unequal: Literal["refuse", "common"] = Field(

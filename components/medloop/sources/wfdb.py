@@ -1,9 +1,10 @@
 """Records of PhysioNet in the WFDB format: whole signals, by a table of labels or none, or heartbeats by annotations.
 
-A database is looked for in `root`, in $MEDLOOP_DATA and in its subfolder of the option `name`. Signals are in physical
-units. A single record is cut in time into train, val and test, with a gap between them; several are split by patient:
-each record is one of its own, unless an option says whose it is. Names of records may be those of patients, and stand
-in no message. Leads go by their names: records that have the same in another order are put into that of the first.
+Records are looked for below `root`, those of a database that the option `name` names in the subfolders of that name of
+`root` and of $MEDLOOP_DATA too. Signals are in physical units. A single record is cut in time into train, val and test,
+with a gap between them; several are split by patient: each record is one of its own, unless an option says whose it is.
+Names of records may be those of patients, and stand in no message. Leads go by their names: records that have the same
+in another order are put into that of the first.
 """
 
 import os
@@ -139,8 +140,8 @@ def notes(options: Options) -> list[str]:
 def _found(root: Path, options: Options) -> tuple[Path, list[str]]:
     """Return the folder with the records and their names."""
     folders = [root / options.name, root] if options.name else [root]
-    if data := os.environ.get("MEDLOOP_DATA"):
-        folders.append(Path(data) / (options.name or ""))
+    if options.name and (data := os.environ.get("MEDLOOP_DATA")):
+        folders.append(Path(data) / options.name)
     for folder in folders:
         names = list(options.records) or _below(folder)
         if any((folder / f"{name}.hea").is_file() for name in names):
@@ -148,7 +149,7 @@ def _found(root: Path, options: Options) -> tuple[Path, list[str]]:
     listed = " or ".join(str(folder) for folder in folders)
     raise Refused(
         f"no record (*.hea) in {listed}: set ingest.root to the folder with the records, or MEDLOOP_DATA to the folder "
-        f"around {options.name or 'them'}; physionet.org has them"
+        "around that of a database which ingest.options.wfdb.name names; physionet.org has them"
     )
 
 

@@ -1,5 +1,7 @@
 """Read a source, split it by patient, look for leaks, pack it: at once, or shard by shard."""
 
+import re
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +33,8 @@ from medloop.fetching import data
 from medloop.shards import Shard
 
 REPORT = "ingest.json"
+FLAWS_SHOWN = 5  # in the report; all of them stand in REPORT
+COUNT = re.compile(r"^\d+ ")  # of a flaw
 
 
 @dataclass(frozen=True)
@@ -318,7 +322,10 @@ def _remarks(
     if packed.rejected:
         remarks.append(f"{len(packed.rejected)} of {packed.count} items could not be read and are left out.")
     if packed.flawed:
-        remarks.append(f"{len({item for item, *_ in packed.flawed})} items have flaws and were taken all the same.")
+        kinds_of = Counter(COUNT.sub("", flaw) for _, flaw, _ in packed.flawed)
+        listed = "; ".join(f"{flaw} ({number})" for flaw, number in kinds_of.most_common(FLAWS_SHOWN))
+        items = len({item for item, *_ in packed.flawed})
+        remarks.append(f"{items} items have flaws and were taken all the same: {listed}.")
     if facts.masks and (empty := _empty(table, folder)):
         remarks.append(f"{empty} of {len(table)} {plugin.NOUNS} show no object: their masks are empty, and count.")
     elif facts.boxes and (empty := int((table["boxes"].map(len) == 0).sum())):
