@@ -289,7 +289,14 @@ def test_a_signal_ends_the_training_and_all_around_it(project, untouched, number
     command = ["medloop", "repro", "--set", "train.epochs=1000", "--set", "train.patience=1000"]
     log = project.folder.parent / f"{number.name}.log"
     with log.open("w") as file:
-        process = subprocess.Popen(command, cwd=project.folder, env=project.env, stdout=file, stderr=file)
+        process = subprocess.Popen(
+            command,
+            cwd=project.folder,
+            env=project.env,
+            stdout=file,
+            stderr=file,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+        )
         deadline = time.monotonic() + 60
         while "listen" not in (training := at_work(project)) and time.monotonic() < deadline:
             time.sleep(0.1)
