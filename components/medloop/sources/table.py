@@ -126,9 +126,12 @@ def items(root: Path, options: Options, *, seed: int) -> Iterator[Item]:  # noqa
                     "that each record has alone, patient whose they are"
                 )
             seen.add(known.key)
-            some = values[places] if isinstance(values, np.ndarray) else [values[i] for i in places]
-            chosen = values if whole else some
-            yield Item(known.key, partial(_samples, known, chosen, names, options))
+            cells: Any = values
+            plain = isinstance(cells, np.ndarray)  # numbers alone, of a file that holds no text
+            if not whole:
+                cells = cells[places] if plain else [cells[i] for i in places]
+            needed = names if not plain or options.sex or options.age else ()  # they go to another process
+            yield Item(known.key, partial(_samples, known, cells, needed, options))
 
 
 def multi_label(options: Options) -> bool:
@@ -237,7 +240,7 @@ def _known(
 
 
 def _samples(known: _Known, cells: Any, names: tuple[str, ...], options: Options) -> Iterator[Sample]:
-    plain = isinstance(cells, np.ndarray)  # numbers alone, of a file that holds no text
+    plain = isinstance(cells, np.ndarray)
     values = np.asarray(cells, np.float32) if plain else tabular.numbers(cells, names, options.codes)
     yield Sample(
         known.key,
